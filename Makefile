@@ -1,0 +1,48 @@
+# Everything is installed into .venv from lock files with hashes; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+
+.PHONY: up down test check format lock clean bench bench-compare conformance soak help
+
+help: ## what can be made here
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements-dev.lock $(RUNTIME)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+up: $(RUNTIME) ## start the regions on this machine and stay in the foreground (REGIONS, BASE_PORT, MERIDIAN_DATA)
+	@exec $(BIN)/meridian local up
+
+down: $(RUNTIME) ## stop every region on this machine
+	@exec $(BIN)/meridian local down
+
+test: $(DEV) ## all tests; those whose client is missing are skipped by name
+	$(BIN)/python -m pytest
+
+check: $(DEV) ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV) ## put the code into its form
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+lock: ## resolve the lock files anew (needs uv on the PATH)
+	uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header --group build pyproject.toml -o requirements.lock
+	uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header --group dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what make put here, but no data of a cluster
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

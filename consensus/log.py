@@ -1,0 +1,56 @@
+"""The log port: what an engine of the replicated log promises to everything above it.
+
+Engines: `consensus.solo` (one node, the write-ahead log alone). All pass `tests/consensus/log_suite.py`.
+Indexes are ordered but not dense: an engine may skip some (etcd revisions do), and callers must not count on i + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One committed command: its position and its encoded envelope."""
+
+    index: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogStatus:
+    """Where the engine stands. `steward` is the node that leads (None while unknown); `commit` the highest committed
+    index, `first` the lowest kept one (commit + 1 when nothing is kept)."""
+
+    term: int
+    steward: str | None
+    is_steward: bool
+    first: int
+    commit: int
+
+
+class Log(Protocol):
+    """An ordered, durable list of byte strings."""
+
+    async def append(self, payload: bytes) -> int:
+        """Returns the index once the entry is committed and durable. LogFull: it is not in the log and never will be.
+        LogUnavailable: it may or may not be there; ask again with the same request id."""
+
+    def entries(self, after: int) -> AsyncIterator[tuple[Entry, ...]]:
+        """Committed entries with index > after, in order, in non-empty batches; waits for more; ends when the log is
+        closed. Raises LogTrimmed when `after` is below what is kept."""
+
+    async def barrier(self) -> int:
+        """An index that is at least that of every append acknowledged anywhere before the call."""
+
+    async def trim(self, upto: int) -> None:
+        """Entries with index <= upto may be forgotten. The caller has them in an fsynced checkpoint."""
+
+    @property
+    def status(self) -> LogStatus:
+        """Where the engine stands now; never blocks."""
+
+    async def close(self) -> None:
+        """Stops; appends under way end with LogUnavailable, iterators end."""

@@ -1,0 +1,1 @@
+"""The product: configuration, command line, supervisor, gateways, keeper, blob stores and telemetry."""

@@ -1,0 +1,1 @@
+"""What moves bytes between stores: for now the ports every blob store and upload area implements."""

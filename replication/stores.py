@@ -1,0 +1,133 @@
+"""The ports of byte storage: blobs that are what their digest says, and uploads on their way to become one.
+
+Implementations live in `node.blobs`; `tests/node/blobs/suite.py` holds all of them to the same promises.
+
+    StoreError
+    ├── BlobNotFound      the store does not hold the digest
+    ├── UploadNotFound    no such upload: never begun, finished, aborted or reaped
+    ├── UploadBusy        another request is writing to this upload now
+    ├── DigestMismatch    the bytes received are not what the client said; the upload is gone
+    ├── StoreFull         no space, or below the free-space watermark: nothing half-made is left, reading goes on
+    └── StoreFailed       the disk refused (EIO and its kin): nothing half-made is visible
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from consensus.names import Digest, StoreId
+
+
+class StoreError(Exception):
+    """The root of what stores raise."""
+
+
+class BlobNotFound(StoreError):
+    """The store does not hold the blob."""
+
+
+class UploadNotFound(StoreError):
+    """No such upload here."""
+
+
+class UploadBusy(StoreError):
+    """Another request is writing to this upload at this moment."""
+
+
+class DigestMismatch(StoreError):
+    """What was received hashes to `actual`, not to `expected`."""
+
+    def __init__(self, expected: Digest, actual: Digest) -> None:
+        super().__init__(f"content is {actual}, not {expected}")
+        self.expected = expected
+        self.actual = actual
+
+
+class StoreFull(StoreError):
+    """No room for more bytes; nothing half-made was left behind."""
+
+
+class StoreFailed(StoreError):
+    """The disk or service below refused; the cause is chained."""
+
+
+class BlobReader(Protocol):
+    """One open blob. It stays readable until closed, even if the blob is deleted meanwhile."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The blob's length."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset` (fewer only at the end; at least one before it). Raises StoreFailed.
+        Does not wait for the disk on the event loop: what the page cache lacks is read in a thread."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+class BlobStore(Protocol):
+    """Immutable, verified bytes by digest."""
+
+    @property
+    def store_id(self) -> StoreId:
+        """Drawn when the store was made; names this store as a holder in the log."""
+
+    async def stat(self, digest: Digest) -> int:
+        """The size in bytes; raises BlobNotFound, StoreFailed."""
+
+    async def open(self, digest: Digest) -> BlobReader:
+        """Raises BlobNotFound, StoreFailed."""
+
+    async def delete(self, digest: Digest) -> None:
+        """Forgets the blob, durably; no error if it is not there. Raises StoreFailed."""
+
+    def digests(self) -> AsyncIterator[Digest]:
+        """Every blob held, in no order; foreign files are passed over."""
+
+
+class Upload(Protocol):
+    """One upload, held exclusively from `begin` or `resume` until `suspend`, `commit` or `abort`.
+
+    Memory stays flat whatever is written; hashing and disk work run in threads.
+    """
+
+    @property
+    def upload_id(self) -> str:
+        """A UUID."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes received so far."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Appends. Raises StoreFull or StoreFailed, after which only `abort` or `suspend` is of use."""
+
+    async def suspend(self) -> None:
+        """Lets go, so that any gateway of the node can `resume` at `offset` later; also what an interrupted request does."""
+
+    async def commit(self, digest: Digest) -> int:
+        """Verifies, makes the blob durable and visible, returns its size. DigestMismatch removes the upload. After
+        success the upload remembers digest and size until `abort`, so that a repeated commit costs nothing. Raises
+        StoreFull, StoreFailed (the upload is kept). Holding ends."""
+
+    async def abort(self) -> None:
+        """Removes the upload and its bytes; idempotent. A committed upload is forgotten so, once the log knows the blob."""
+
+
+class UploadStore(Protocol):
+    """Where uploads live between requests."""
+
+    async def begin(self, algorithm: str = "sha256") -> Upload:
+        """A new, empty upload; `algorithm` is a hint that saves a second pass. Raises StoreFull, StoreFailed."""
+
+    async def resume(self, upload_id: str) -> Upload:
+        """Takes hold of an upload. Raises UploadNotFound, UploadBusy, StoreFailed. After a restart of the whole node
+        the offset may be lower than what was acknowledged (bytes not yet on disk), never wrong."""
+
+    async def reap(self, idle_seconds: float) -> int:
+        """Removes uploads nobody touched for that long; returns how many."""
+
+    async def count(self) -> int:
+        """How many uploads are open, for the bound on them."""

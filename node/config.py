@@ -189,9 +189,12 @@ def environment() -> Mapping[str, str]:
     return dict(os.environ)
 
 
-def export(name: str, value: str) -> None:
-    """Sets a variable for libraries that read nothing but the environment, and for processes started later."""
-    os.environ[name] = value
+def export(name: str, value: str | None) -> None:
+    """Sets (None: removes) a variable for libraries that read nothing but the environment."""
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 
 
 def section_types() -> dict[str, type[Section]]:

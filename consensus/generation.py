@@ -1,0 +1,167 @@
+"""Where the state database lies: `db-<generation>.sqlite`, named by the file `CURRENT` beside it.
+
+A new generation becomes the state by one rename, so a reader finds either the old one or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from consensus import disk
+from consensus.errors import StateRefused
+
+SCHEMA_VERSION = 1
+SCHEMA = Path(__file__).with_name("schema.sql")
+CACHED_STATEMENTS = 512
+
+_CURRENT = "CURRENT"
+_NAME = re.compile(r"db-([1-9][0-9]{0,17})\.sqlite")
+_OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
+
+
+class Meta(NamedTuple):
+    """The one row of `meta`."""
+
+    schema_version: int
+    cluster_id: str
+    applied: int
+    log_time_ms: int
+    catalog_changed: int
+
+
+def current(folder: Path) -> Path | None:
+    """The database in force, or None where none has been made. Raises StateRefused when CURRENT is not usable."""
+    try:
+        name = (folder / _CURRENT).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StateRefused(f"{folder / _CURRENT} is not text; {_advice(folder)}") from error
+    if not _NAME.fullmatch(name) or not (folder / name).is_file():
+        raise StateRefused(f"{folder / _CURRENT} names {name[:80]!r}, which is not there; {_advice(folder)}")
+    return folder / name
+
+
+def create(folder: Path, cluster_id: str) -> Path:
+    """Makes the first, empty generation and puts it in force; safe to repeat after a crash at any point. Raises
+    StateRefused when a database that has applied something lies here without CURRENT, OSError and sqlite3.Error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    disk.sync_folder(folder.parent)
+    target = folder / "db-1.sqlite"
+    for leftover in sorted(folder.glob("db-*.sqlite")):
+        if leftover != target or _applied(leftover) != 0:
+            raise StateRefused(f"{leftover} is here, but no {_CURRENT}; {_advice(folder)}")
+    unfinished = folder / "new.sqlite"
+    for leftover in folder.glob("new.sqlite*"):
+        leftover.unlink()
+    _write_empty(unfinished, cluster_id)
+    _sync(unfinished)
+    unfinished.rename(target)
+    disk.sync_folder(folder)
+    _put_in_force(folder, target.name)
+    return target
+
+
+def read_meta(connection: sqlite3.Connection) -> Meta:
+    """Raises StateRefused for a schema this version does not know."""
+    try:
+        (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
+        if version != SCHEMA_VERSION:
+            raise StateRefused(
+                f"the state has schema {version}, this version knows {SCHEMA_VERSION}: start the Meridian that wrote it"
+            )
+        row = connection.execute(
+            "SELECT schema_version, cluster_id, applied, log_time_ms, catalog_changed FROM meta"
+        ).fetchone()
+    except (sqlite3.OperationalError, sqlite3.DatabaseError, TypeError) as error:
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):
+            raise StateRefused(f"not a state database: {error}") from error
+        raise
+    return Meta(*row)
+
+
+def check_cluster(connection: sqlite3.Connection, cluster_id: str) -> None:
+    """Raises StateRefused when the state belongs to another cluster."""
+    owner = read_meta(connection).cluster_id
+    if owner != cluster_id:
+        raise StateRefused(
+            f"the state belongs to cluster {owner}, this node to {cluster_id}: give each node a data folder of its own"
+        )
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The one connection that writes. Commits reach the disk at checkpoints only: the log replays what is lost."""
+    connection = _connect(path, "rw")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 4096")
+    connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+    connection.execute(f"PRAGMA cache_size = -{64 * 1024}")
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A read-only connection, for one thread; it goes on reading when the writer dies."""
+    connection = _connect(path, "ro")
+    connection.execute(f"PRAGMA cache_size = -{16 * 1024}")
+    return connection
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StateRefused(f"SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed")
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        cached_statements=CACHED_STATEMENTS,
+        timeout=5.0,
+        check_same_thread=False,
+    )
+
+
+def _write_empty(path: Path, cluster_id: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.executescript(SCHEMA.read_text(encoding="utf-8"))
+        connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, 0, 0)", (SCHEMA_VERSION, cluster_id))
+    finally:
+        connection.close()
+
+
+def _applied(path: Path) -> int | None:
+    connection = _connect(path, "ro")
+    try:
+        return read_meta(connection).applied
+    except StateRefused:
+        return None
+    finally:
+        connection.close()
+
+
+def _put_in_force(folder: Path, name: str) -> None:
+    unfinished = folder / f"{_CURRENT}.new"
+    unfinished.write_text(f"{name}\n", encoding="ascii")
+    _sync(unfinished)
+    unfinished.rename(folder / _CURRENT)
+    disk.sync_folder(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        disk.sync_file(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _advice(folder: Path) -> str:
+    return (
+        f"put the name of the newest database in {folder} that you trust into {_CURRENT}, "
+        "or move the folder away to have it rebuilt where the log is still whole"
+    )

@@ -1,0 +1,193 @@
+"""The read side of the state: one read-only connection, cheap enough to be asked on the event loop.
+
+Each method is one snapshot: a prefix of the log, whole. `changed` is the log index at which what was read last changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from consensus import generation
+from consensus.errors import StateRefused
+from consensus.fingerprint import fingerprint
+from consensus.names import Digest, Reference, RepositoryName, Tag
+from consensus.step import select_in
+
+_BY_TAG = (
+    "SELECT c.digest, m.media_type, c.size_bytes, max(m.changed, t.changed) FROM repositories r"
+    " CROSS JOIN tags t ON t.repository = r.id AND t.name = ?2"
+    " CROSS JOIN manifests m ON m.content = t.content AND m.repository = r.id"
+    " CROSS JOIN contents c ON c.id = t.content WHERE r.name = ?1"
+)
+_BY_DIGEST = (
+    "SELECT c.digest, m.media_type, c.size_bytes, m.changed FROM repositories r"
+    " CROSS JOIN contents c ON c.digest = ?2"
+    " CROSS JOIN manifests m ON m.content = c.id AND m.repository = r.id WHERE r.name = ?1"
+)
+_WITH_BYTES = _BY_DIGEST.replace("m.changed", "m.changed, c.bytes", 1)
+_BLOB = (
+    "SELECT b.size_bytes, l.changed FROM repositories r"
+    " CROSS JOIN blobs b ON b.digest = ?2"
+    " CROSS JOIN links l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?1"
+)
+_TAGS = "SELECT name FROM tags WHERE repository = ? AND name > ? ORDER BY name LIMIT ?"
+_REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
+_REFERRERS = (
+    "SELECT f.digest, m.media_type, c.size_bytes, f.artifact_type, f.annotations FROM referrers f"
+    " CROSS JOIN manifests m ON m.content = f.content AND m.repository = f.repository"
+    " CROSS JOIN contents c ON c.id = f.content"
+    " WHERE f.repository = (SELECT id FROM repositories WHERE name = ?1) AND f.subject = ?2 AND f.digest > ?3"
+)
+_LINKED = "SELECT digest FROM blobs CROSS JOIN links ON blob = id AND repository = ? WHERE digest IN"
+_PRESENT = "SELECT digest FROM contents CROSS JOIN manifests ON content = id AND repository = ? WHERE digest IN"
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestView:
+    """A manifest of a repository, as its tag or digest resolves."""
+
+    digest: Digest
+    media_type: str
+    size_bytes: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobView:
+    """A blob that belongs to a repository; its bytes may be with another node."""
+
+    size_bytes: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest whose `subject` was asked for, as the referrers API lists it."""
+
+    digest: Digest
+    media_type: str
+    size_bytes: int
+    artifact_type: str | None
+    annotations: dict[str, str]
+
+
+class Views:
+    """Reads the state in `folder`; one thread at a time. Raises StateRefused while there is no state yet, or it is of
+    another version; any method may raise sqlite3.Error when the disk refuses."""
+
+    def __init__(self, folder: Path) -> None:
+        path = generation.current(folder)
+        if path is None:
+            raise StateRefused(f"there is no state in {folder} yet: the keeper makes it when it first starts")
+        self._path = path
+        self._connection = generation.open_reader(path)
+        try:
+            self.cluster_id = generation.read_meta(self._connection).cluster_id
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def applied(self) -> int:
+        """The index of the last entry that reads can see."""
+        applied: int = self._row("SELECT applied FROM meta")[0]
+        return applied
+
+    def resolve(self, repository: RepositoryName, reference: Reference) -> ManifestView | None:
+        """What a tag or digest stands for in this repository."""
+        if isinstance(reference, Tag):
+            row = self._row(_BY_TAG, repository.value, reference.value)
+        else:
+            row = self._row(_BY_DIGEST, repository.value, reference.packed)
+        return ManifestView(Digest.from_bytes(row[0]), *row[1:]) if row else None
+
+    def manifest(self, repository: RepositoryName, digest: Digest) -> tuple[ManifestView, bytes] | None:
+        """A manifest of this repository with its bytes."""
+        row = self._row(_WITH_BYTES, repository.value, digest.packed)
+        return (ManifestView(digest, *row[1:4]), row[4]) if row else None
+
+    def content(self, digest: Digest) -> bytes | None:
+        """Manifest bytes, whichever repository has them: only for who may see one that does."""
+        row = self._row("SELECT bytes FROM contents WHERE digest = ?", digest.packed)
+        return row[0] if row else None
+
+    def has_repository(self, repository: RepositoryName) -> bool:
+        """Whether the repository has arisen (at its first blob, mount or manifest); it then stays."""
+        return self._repository(repository) is not None
+
+    def blob(self, repository: RepositoryName, digest: Digest) -> BlobView | None:
+        """A blob, if it belongs to this repository."""
+        row = self._row(_BLOB, repository.value, digest.packed)
+        return BlobView(*row) if row else None
+
+    def tags(self, repository: RepositoryName, after: str | None, limit: int) -> list[str] | None:
+        """Up to `limit` tags that follow `after` in ASCII order; None if the repository is unknown."""
+        identity = self._repository(repository)
+        return None if identity is None else self._names(_TAGS, identity, _text(after), limit)
+
+    def repositories(self, after: str | None, limit: int) -> list[str]:
+        """Up to `limit` repositories that follow `after` in ASCII order: all that have arisen, also emptied ones."""
+        return self._names(_REPOSITORIES, _text(after), limit)
+
+    def referrers(
+        self, repository: RepositoryName, subject: Digest, artifact_type: str | None, after: Digest | None, limit: int
+    ) -> list[Referrer]:
+        """Up to `limit` manifests of this repository that refer to `subject`, in the order of their packed digests;
+        only those of `artifact_type` unless it is None. The subject need not exist."""
+        values = [repository.value, subject.packed, after.packed if after else b"", limit]
+        query = f"{_REFERRERS} ORDER BY f.digest LIMIT ?4"
+        if artifact_type is not None:
+            query = f"{_REFERRERS} AND f.artifact_type = ?5 ORDER BY f.digest LIMIT ?4"
+            values.append(_text(artifact_type))
+        rows = self._connection.execute(query, values).fetchall()
+        return [
+            Referrer(Digest.from_bytes(digest), media_type, size_bytes, kind, dict(msgpack.unpackb(annotations)))
+            for digest, media_type, size_bytes, kind, annotations in rows
+        ]
+
+    def missing(self, repository: RepositoryName, blobs: Sequence[Digest], manifests: Sequence[Digest]) -> list[Digest]:
+        """Those blobs that do not belong to the repository, then those manifests that are not in it."""
+        identity = self._repository(repository)
+        return [
+            digest
+            for query, digests in ((_LINKED, blobs), (_PRESENT, manifests))
+            for digest in self._absent(query, identity, digests)
+        ]
+
+    def hash(self) -> tuple[int, str]:
+        """The applied index and the state hash there. Takes time in proportion to the state; has a connection of its
+        own, so that it may run in another thread."""
+        connection = generation.open_reader(self._path)
+        try:
+            connection.execute("BEGIN")
+            return generation.read_meta(connection).applied, fingerprint(connection)
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._connection.close()
+
+    def _row(self, query: str, *values: object) -> Any:
+        return self._connection.execute(query, values).fetchone()
+
+    def _names(self, query: str, *values: object) -> list[str]:
+        return [name for (name,) in self._connection.execute(query, values).fetchall()]
+
+    def _repository(self, repository: RepositoryName) -> int | None:
+        row = self._row("SELECT id FROM repositories WHERE name = ?", repository.value)
+        return row[0] if row else None
+
+    def _absent(self, query: str, repository: int | None, digests: Sequence[Digest]) -> list[Digest]:
+        packed = [digest.packed for digest in digests]
+        here = {digest for (digest,) in select_in(self._connection, query, (repository,), packed)}
+        return [digest for digest, key in zip(digests, packed, strict=True) if key not in here]
+
+
+def _text(text: str | None) -> str:
+    # What cannot be UTF-8 sorts somewhere rather than raising: callers pass what a client sent.
+    return (text or "").encode("utf-8", "replace").decode()

@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+MAX_BATCH_ENTRIES = 1000
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -36,17 +39,19 @@ class Log(Protocol):
 
     async def append(self, payload: bytes) -> int:
         """Returns the index once the entry is committed and durable. LogFull: it is not in the log and never will be.
-        LogUnavailable: it may or may not be there; ask again with the same request id."""
+        LogUnavailable: it may or may not be there; ask again with the same request id. InvalidCommand: over 4 MiB."""
 
     def entries(self, after: int) -> AsyncIterator[tuple[Entry, ...]]:
-        """Committed entries with index > after, in order, in non-empty batches; waits for more; ends when the log is
-        closed. Raises LogTrimmed when `after` is below what is kept."""
+        """Committed entries with index > after, in order, in non-empty batches of at most MAX_BATCH_ENTRIES, ended by
+        the entry that reaches MAX_BATCH_BYTES; waits for more; ends when the log is closed. Raises LogTrimmed when
+        `after` is below what is kept, LogUnavailable when the engine has failed for good, LogCorrupt."""
 
     async def barrier(self) -> int:
-        """An index that is at least that of every append acknowledged anywhere before the call."""
+        """An index at least that of every append acknowledged anywhere before the call. Raises LogUnavailable."""
 
-    async def trim(self, upto: int) -> None:
-        """Entries with index <= upto may be forgotten. The caller has them in an fsynced checkpoint."""
+    async def trim(self, upto: int, *, keep_bytes: int = 0) -> None:
+        """Entries with index <= upto may be forgotten, except that about the newest `keep_bytes` of the log stay, for
+        nodes that lag. The caller has the entries in an fsynced checkpoint. Raises LogUnavailable."""
 
     @property
     def status(self) -> LogStatus:

@@ -8,7 +8,8 @@ Implementations live in `node.blobs`; `tests/node/blobs/suite.py` holds all of t
     ├── UploadBusy        another request is writing to this upload now
     ├── DigestMismatch    the bytes received are not what the client said; the upload is gone
     ├── StoreFull         no space, or below the free-space watermark: nothing half-made is left, reading goes on
-    └── StoreFailed       the disk refused (EIO and its kin): nothing half-made is visible
+    ├── StoreFailed       the disk refused (EIO and its kin): nothing half-made is visible
+    └── StoreRefused      at the start: the folder is another store's, or cannot be one
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class StoreFull(StoreError):
 
 class StoreFailed(StoreError):
     """The disk or service below refused; the cause is chained."""
+
+
+class StoreRefused(StoreError):
+    """What was opened is another store's (a swapped disk), or cannot be a store; an operator has to decide."""
 
 
 class BlobReader(Protocol):
@@ -105,15 +110,19 @@ class Upload(Protocol):
         """Appends. Raises StoreFull or StoreFailed, after which only `abort` or `suspend` is of use."""
 
     async def suspend(self) -> None:
-        """Lets go, so that any gateway of the node can `resume` at `offset` later; also what an interrupted request does."""
+        """Lets go, so that any gateway of the node can `resume` at `offset` later; also what an interrupted request
+        does. No-op when nothing is held. Raises StoreFull or StoreFailed if bytes that `write` took turn out not to
+        have been kept and `write` has not said so; holding has ended all the same, and `offset` is what is left."""
 
     async def commit(self, digest: Digest) -> int:
         """Verifies, makes the blob durable and visible, returns its size. DigestMismatch removes the upload. After
-        success the upload remembers digest and size until `abort`, so that a repeated commit costs nothing. Raises
-        StoreFull, StoreFailed (the upload is kept). Holding ends."""
+        success the upload remembers digest and size until `abort`, so that a repeated commit (after `resume`) costs
+        next to nothing. Raises StoreFull or StoreFailed: the upload is kept, unless the disk has lost bytes of it, and
+        UploadNotFound if the blob was deleted between two commits. Holding ends in any case."""
 
     async def abort(self) -> None:
-        """Removes the upload and its bytes; idempotent. A committed upload is forgotten so, once the log knows the blob."""
+        """Removes the upload and its bytes; idempotent, and allowed when nothing is held any more. A committed upload
+        is forgotten so, once the log knows the blob. Raises StoreFailed."""
 
 
 class UploadStore(Protocol):

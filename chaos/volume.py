@@ -6,8 +6,8 @@ POSIX promises little, and this model promises nothing beyond it:
 - a folder entry (create, mkdir, link, rename, unlink, rmdir) is durable once its folder was synced; syncing the file it
   names is not enough, and a file whose entry is lost is lost with all its data;
 - a rename is atomic: syncing either of its two folders makes both entries durable;
-- after a sync that failed, what was dirty then stays readable but never becomes durable, however often it is synced
-  again (Linux marks such pages clean); only writing it again helps.
+- a sync that failed has dropped what was dirty, however often it is repeated: Linux marks such pages clean. They can
+  still be read while the kernel happens to cache them; only writing them again helps.
 
 `crash` forgets the rest: all of it, or (with `kept` > 0) each sector and each entry by chance, as real disks do.
 Modes, owners and times are durable at once. Paths are absolute ("/a/b"); errors are OSError with their errno.
@@ -78,7 +78,10 @@ class File(Node):
         self._clean()
 
     def sync_failed(self) -> None:
-        """What was dirty is given up: it stays readable until the crash, and is not durable."""
+        """What was dirty reads as it was before, once no cache hides that; the length stays."""
+        for start, end in self.dirty:
+            end = min(end, len(self.data))
+            self.data[start:end] = self.durable[start:end].ljust(end - start, b"\0")
         self._clean()
 
     def crash(self, kept: float, chance: Random) -> None:

@@ -161,6 +161,21 @@ def _whole_write(folder: Path) -> None:
     sync_folder(folder)
 
 
+def test_a_failed_sync_shows_once_the_cache_is_dropped(mount: LossyMount, folder: Path) -> None:
+    path = folder / "f"
+    _write(path, b"old", sync=True)
+    assert path.read_bytes() == b"old"  # and is cached now
+    mount.fail([Fault("fsync", "EIO", match=folder.name, times=1)])
+    with path.open("r+b", buffering=0) as file:
+        file.write(b"new")
+        with pytest.raises(OSError, match="Input/output error"):
+            sync_data(file.fileno())
+        sync_data(file.fileno())
+        assert path.read_bytes() == b"new"
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert path.read_bytes() == b"old"
+
+
 def test_slow_syncs_take_their_time(mount: LossyMount, folder: Path) -> None:
     mount.fail([Fault("fsync", delay_seconds=0.3, match=folder.name)])
     started = monotonic()

@@ -44,5 +44,12 @@ lock: ## resolve the lock files anew (needs uv on the PATH)
 	uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header --group build pyproject.toml -o requirements.lock
 	uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header --group dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
 
+conformance: $(RUNTIME) ## the OCI conformance program against a node of its own; results in build/conformance
+	@.ci/install-clients conformance
+	@$(BIN)/python -m tests.clients.conformance
+
+bench: $(RUNTIME) ## speed and memory beside docker-registry and nginx, to bench/RESULTS.md (QUICK=1: to build/bench)
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
 clean: ## remove what make put here, but no data of a cluster
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

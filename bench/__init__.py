@@ -1,0 +1,1 @@
+"""Meridian measured beside docker-registry and nginx on one machine: `make bench`."""

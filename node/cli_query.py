@@ -1,0 +1,204 @@
+"""Commands that ask: `status`, `repo list`, `tag list`, `state hash`."""
+
+from __future__ import annotations
+
+import sqlite3
+import ssl
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from consensus.names import RepositoryName
+from node.cli import config_option, find_config
+from node.config import Config, environment, load, split_address
+from node.tables import show_json, show_table
+
+if TYPE_CHECKING:
+    import httpx
+
+NOT_READY = 3
+ANSWER_SECONDS = 10.0
+MAX_PAGES = 100_000
+
+
+def _config(path: Path | None) -> Config:
+    """As `serve` would read it; where there is none, that of the first region of the cluster on this machine."""
+    found = find_config(path)
+    if found is None:
+        from node.local import Cluster, LocalError
+
+        try:
+            first = Cluster.from_environment(environment()).regions[0].folder.config_file
+        except LocalError:
+            first = None
+        found = first if first is not None and first.is_file() else None
+    return load(found, environment())
+
+
+def _registry_options(command: Any) -> Any:
+    command = click.option("--ca", type=click.Path(exists=True), help="PEM file of who signed the certificate.")(
+        command
+    )
+    command = click.option("--registry", metavar="URL", help="Ask this registry, not the configured one.")(command)
+    command = click.option("--json", "as_json", is_flag=True, help="As JSON.")(command)
+    return config_option(command)
+
+
+@click.group()
+def repo() -> None:
+    """Look at repositories."""
+
+
+@repo.command("list")
+@_registry_options
+def list_repositories(path: Path | None, as_json: bool, registry: str | None, ca: str | None) -> None:
+    """List the repositories, in the order of their names.
+
+    \b
+    Examples:
+      meridian repo list
+      meridian repo list --registry http://127.0.0.1:5101 --json
+    """
+    names = _pages(_base(path, registry), "/v2/_catalog", "repositories", ca)
+    if as_json:
+        show_json({"repositories": names})
+    else:
+        show_table(["repository"], [{"repository": name} for name in names])
+
+
+@click.group()
+def tag() -> None:
+    """Look at tags."""
+
+
+@tag.command("list")
+@click.argument("repository")
+@_registry_options
+def list_tags(repository: str, path: Path | None, as_json: bool, registry: str | None, ca: str | None) -> None:
+    """List the tags of REPOSITORY, in the order of their names.
+
+    \b
+    Example:
+      meridian tag list team/app
+    """
+    name = RepositoryName.parse(repository)
+    tags = _pages(_base(path, registry), f"/v2/{name}/tags/list", "tags", ca)
+    if as_json:
+        show_json({"name": str(name), "tags": tags})
+    else:
+        show_table(["tag"], [{"tag": each} for each in tags])
+
+
+@click.group()
+def state() -> None:
+    """Look at the replicated state."""
+
+
+@state.command("hash")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def hash_state(path: Path | None, as_json: bool) -> None:
+    """Print the log index that this node has applied and the hash of its state.
+
+    Two nodes at the same index have the same hash. It is read from the data folder, whether the node runs or not.
+
+    \b
+    Example:
+      meridian state hash --config meridian.toml
+    """
+    from consensus.views import Views
+
+    try:
+        views = Views(_config(path).data / "state")
+        try:
+            applied, digest = views.hash()
+        finally:
+            views.close()
+    except sqlite3.Error as error:
+        raise click.ClickException(f"the state cannot be read: {error}") from error
+    if as_json:
+        show_json({"applied": applied, "hash": digest})
+    else:
+        click.echo(f"{applied} {digest}")
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+def status(ctx: click.Context, path: Path | None, as_json: bool) -> None:
+    """Ask this node's admin address how it is; exit code 3 if it is not ready.
+
+    \b
+    Example:
+      meridian status --config meridian.toml
+    """
+    config = _config(path)
+    answer = _get(_client(f"http://{config.listen.admin}", None), "/readyz")
+    checks = _object(answer)
+    ready = answer.status_code == 200
+    row = {"region": config.node.region, "node": config.node.name, "address": config.listen.address, "ready": ready}
+    if as_json:
+        show_json({**row, "checks": checks})
+    else:
+        show_table(["item", "value"], [{"item": key, "value": value} for key, value in {**row, **checks}.items()])
+    ctx.exit(0 if ready else NOT_READY)
+
+
+def _base(path: Path | None, registry: str | None) -> str:
+    if registry:
+        return registry if "://" in registry else f"http://{registry}"
+    listen = _config(path).listen
+    host, port = split_address(listen.address)
+    if host in {str(IPv4Address(0)), str(IPv6Address(0))}:
+        host = "localhost"
+    return f"{'https' if listen.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _client(base: str, ca: str | None) -> httpx.Client:
+    import httpx
+
+    try:
+        verify = ssl.create_default_context(cafile=ca)
+        return httpx.Client(base_url=base, timeout=ANSWER_SECONDS, verify=verify, trust_env=False)
+    except (httpx.InvalidURL, ssl.SSLError) as error:
+        raise click.ClickException(f"{base}: {error}") from error
+
+
+def _get(client: httpx.Client, url: str) -> httpx.Response:
+    import httpx
+
+    try:
+        return client.get(url)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise click.ClickException(f"{client.base_url}: no answer: {error}") from error
+
+
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        content = answer.json()
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _pages(base: str, path: str, key: str, ca: str | None) -> list[str]:
+    return [name for page in _walk(base, path, ca) for name in page.get(key) or []]
+
+
+def _walk(base: str, path: str, ca: str | None) -> Iterator[dict[str, Any]]:
+    with _client(base, ca) as client:
+        for _ in range(MAX_PAGES):
+            answer = _get(client, path)
+            content = _object(answer)
+            if answer.status_code != 200:
+                errors = content.get("errors") or [{}]
+                detail = errors[0].get("message") or answer.reason_phrase
+                raise click.ClickException(f"{answer.url}: {answer.status_code}: {detail}")
+            yield content
+            if "next" not in answer.links:
+                return
+            path = str(answer.url.join(answer.links["next"]["url"]))

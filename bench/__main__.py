@@ -57,7 +57,7 @@ def run(work: Path, scale: Scale, only: str, arguments: Sequence[str]) -> report
     measurements, versions = speed(work, selected, stock, scale.rounds)
     used = memory_use(work, scale.large_bytes) if only in "memory" else []
     return report.Outcome(
-        command=" ".join(["python -m bench", *arguments]),
+        command=" ".join(["python -m bench", *arguments]) if arguments else "make bench",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         machine=report.Machine.here(disk),
         versions=versions,

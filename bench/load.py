@@ -104,7 +104,7 @@ class Content:
 
     def whole(self) -> bytes:
         """All bytes at once."""
-        return b"".join(self.blocks())
+        return b"".join(map(bytes, self.blocks()))
 
 
 def blocks(seed: str, size_bytes: int) -> Iterator[memoryview]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def contents(blob_bytes: int) -> tuple[Content, list[Content]]:
 
 def observe(server: Server, pulled: Content, pushed: list[Content]) -> MemoryUse:
     """All clients pull one blob while as many push a blob each; the server must be fresh."""
-    threading.Event().wait(SETTLE_SECONDS)
+    time.sleep(SETTLE_SECONDS)
     idle = memory_bytes(server.pid)
     with closing(load.connect(server.address)) as connection:
         load.upload(connection, REPOSITORY, pulled)

@@ -15,6 +15,7 @@ from bench.memory import ALLOWED_BYTES, MemoryUse
 
 BASELINE = "docker-registry"
 OURS = "meridian"
+SERVERS = (OURS, BASELINE, "nginx")
 GB = 1_000_000_000
 
 
@@ -142,7 +143,7 @@ def _speed(outcome: Outcome) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case in outcome.cases:
-        values = [_number(median(rounds)) if (rounds := outcome.of(case, name)) else "" for name in outcome.versions]
+        values = [_number(median(rounds)) if (rounds := outcome.of(case, name)) else "" for name in SERVERS]
         ratio = outcome.ratio(case)
         goal = "" if case.goal is None else f"{case.goal:g}x"
         shown = "" if ratio is None else f"**{ratio:.1f}x**"
@@ -159,7 +160,7 @@ def _detail(outcome: Outcome) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for case in outcome.cases:
-        for name in outcome.versions:
+        for name in SERVERS:
             if not (rounds := outcome.of(case, name)):
                 continue
             values = sorted(each.value for each in rounds)

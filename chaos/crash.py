@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 from chaos.audit import Violation, audit, settle
+from chaos.faults import Fault
 from chaos.history import History, Key
 from chaos.mount import LossyMount
 from chaos.observe import Observations, observe
@@ -26,19 +27,22 @@ from consensus.clock import monotonic
 _FIRST_ANSWER_SECONDS = 20.0
 _SAMPLE = 150  # older registers read again in each audit; the last audit reads all
 _INTERRUPTED_RECOVERIES = 0.2
+_POWER_STAYS = 0.2  # kills on the lossy file system that are no power failure: what was written is there, unsynced
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a campaign does. `kept` is the chance that an unsynced sector or entry survives a power failure."""
+    """What a campaign does. The last four need `lossy`."""
 
     rounds: int
     seed: int = 1
-    lossy: bool = False
-    kept: float = 0.0
     pushers: int = 8
     most_seconds: float = 1.5  # from the first acknowledged write of a round to the kill
     product: Path | None = None
+    lossy: bool = False
+    kept: float = 0.0  # the chance that an unsynced sector or entry survives a power failure
+    slow_seconds: float = 0.0  # what each fsync takes, so that kills come before some and after others
+    full: float = 0.0  # the chance that a write finds the disk full
 
 
 @dataclass(slots=True)
@@ -80,6 +84,8 @@ class _Campaign:
         self._node = RegionNode(folders, product=plan.product) if plan.product else RegionNode(folders)
 
     async def run(self, tell: Callable[[str], None]) -> None:
+        if self._mount:
+            self._mount.write_back(self._plan.kept / 5)
         try:
             await self._start()
             for number in range(1, self._plan.rounds + 1):
@@ -104,11 +110,13 @@ class _Campaign:
 
     async def _round(self, number: int) -> None:
         self._history.progress.clear()
-        async with Wire(self._node.address, self._history) as wire, asyncio.TaskGroup() as group:
+        self._make_trouble()
+        async with self._wire() as wire, asyncio.TaskGroup() as group:
             group.create_task(run_pushers(wire, seed=f"{self._plan.seed}-{number}", count=self._plan.pushers))
             await self._moment()
             wire.severed = True
             self._crash()
+        self._end_trouble()
         self.report.acknowledged = self._history.acknowledged
         self.report.in_doubt += sum(
             not write.acknowledged for key in self._history.touched for write in self._history.writes[key]
@@ -128,15 +136,31 @@ class _Campaign:
 
     def _crash(self) -> None:
         self._node.kill()
-        if self._mount:
+        if self._mount and self._chance.random() >= _POWER_STAYS:
             self._mount.crash(kept=self._plan.kept, seed=self._chance.getrandbits(32))
+
+    def _make_trouble(self) -> None:
+        slow, full = self._plan.slow_seconds, self._plan.full
+        faults = [Fault(each, delay_seconds=slow) for each in ("fsync", "fsyncdir") if slow]
+        faults += [Fault(each, "ENOSPC", probability=full) for each in ("write", "create") if full]
+        if self._mount and faults:
+            self._mount.fail(faults)
+            self._history.tolerant = bool(full)
+
+    def _end_trouble(self) -> None:
+        if self._mount:
+            self._mount.fail([])
+        self._history.tolerant = False
+
+    def _wire(self) -> Wire:
+        return Wire(self._node.address, self._history)
 
     def _sample(self) -> set[Key]:
         older = [key for key in self._history.writes if key not in self._history.touched]
         return self._history.touched | set(self._chance.sample(older, min(_SAMPLE, len(older))))
 
     async def _audit(self, keys: set[Key]) -> None:
-        async with Wire(self._node.address, self._history) as wire:
+        async with self._wire() as wire:
             try:
                 seen = await observe(wire, keys)
             except* (NoAnswer, Surprise):

@@ -91,6 +91,7 @@ class History:
     swaps: list[Swap] = field(default_factory=list)
     uploads: list[PendingUpload] = field(default_factory=list)
     surprises: list[str] = field(default_factory=list)  # answers no healthy registry gives
+    tolerant: bool = False  # the disk is made to fail: 5xx other than 500 are no surprise
     pool: defaultdict[tuple[str, str], list[Described]] = field(default_factory=lambda: defaultdict(list))
     touched: set[Key] = field(default_factory=set)  # since the last `settle`
     acknowledged: int = 0

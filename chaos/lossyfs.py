@@ -2,7 +2,8 @@
 
 `python -m chaos.lossyfs MOUNTPOINT` serves until its standard input ends. It takes one JSON object a line there and
 answers each with one line: `{"do": "crash", "kept": 0.0, "seed": 1}` (unmounts, forgets, mounts again),
-`{"do": "faults", "faults": [...]}`, `{"do": "free", "bytes": n}`. `chaos.mount` is the other end.
+`{"do": "faults", "faults": [...]}`, `{"do": "writeback", "chance": p}`, `{"do": "free", "bytes": n}`. `chaos.mount` is
+the other end.
 
 The kernel caches pages and attributes for ever, since nothing changes behind its back; a crash unmounts, which drops
 them.
@@ -56,6 +57,8 @@ class _LossyFs:
         self.volume = volume
         self.faults = Faults()
         self.free_bytes = _CAPACITY_BYTES // 2
+        self.writeback = 0.0  # the chance, after each change, that it is durable at once, unasked
+        self._chance = Random(0)
         self._on_mounted = on_mounted
         self._lock = threading.Lock()
         self._handles: dict[int, File] = {}
@@ -70,6 +73,7 @@ class _LossyFs:
         with self._lock:
             self._handles.clear()
             self._hidden.clear()
+            self._chance = Random(seed)
             self.volume.crash(kept, Random(seed))
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
@@ -98,6 +102,7 @@ class _LossyFs:
         self._fault("create", path)
         with self._lock:
             file = self.volume.create(path, mode)
+            self._write_back_entry(path)
             file.owner, file.group, _ = mfusepy.fuse_get_context()
             return self._handle(_touched(file))
 
@@ -112,9 +117,18 @@ class _LossyFs:
             return bytes(memoryview(self._handles[fh].data)[offset : offset + size])
 
     def write(self, path: str, content: bytes, offset: int, fh: int) -> int:
-        self._fault("write", path)
+        try:
+            self._fault("write", path)
+        except OSError as error:
+            content = content[: len(content) // 2]
+            if error.errno != errno.ENOSPC or not content:
+                raise
+        # A disk that is running full takes what still fits: a short write first, and then the error.
         with self._lock:
-            _touched(self._handles[fh]).write(offset, content)
+            file = _touched(self._handles[fh])
+            file.write(offset, content)
+            if self._chance.random() < self.writeback:
+                file.sync()
             return len(content)
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> None:
@@ -156,6 +170,7 @@ class _LossyFs:
         with self._lock:
             if not self._hidden.pop(path, None):
                 self.volume.unlink(path)
+                self._write_back_entry(path)
 
     def rename(self, old: str, new: str) -> None:
         if PurePosixPath(new).name.startswith(_HIDDEN):
@@ -165,6 +180,7 @@ class _LossyFs:
         self._fault("rename", new)
         with self._lock:
             self.volume.rename(old, new)
+            self._write_back_entry(new)
 
     def link(self, path: str, existing: str) -> None:
         with self._lock:
@@ -198,6 +214,10 @@ class _LossyFs:
             time.sleep(delay)
         if error:
             raise error
+
+    def _write_back_entry(self, path: str) -> None:
+        if self._chance.random() < self.writeback:
+            self.volume.sync_folder(self._folder(str(PurePosixPath(path).parent)))
 
     def _find(self, path: str) -> Node:
         return self._hidden.get(path) or self.volume.find(path)
@@ -256,6 +276,8 @@ class Server:
                 continue
             if order["do"] == "faults":
                 self.file_system.faults.replace([Fault(**fault) for fault in order["faults"]])
+            elif order["do"] == "writeback":
+                self.file_system.writeback = order["chance"]
             elif order["do"] == "free":
                 self.file_system.free_bytes = order["bytes"]
             _answer({"done": order["do"]})

@@ -70,6 +70,10 @@ class LossyMount:
         """From now on these faults and no others; they outlive a crash."""
         self._order({"do": "faults", "faults": [fault.to_json() for fault in faults]})
 
+    def write_back(self, chance: float) -> None:
+        """From now on each change is durable at once by that chance, as when the kernel writes back on its own."""
+        self._order({"do": "writeback", "chance": chance})
+
     def report_free(self, free_bytes: int) -> None:
         """What statfs says is free, from now on."""
         self._order({"do": "free", "bytes": free_bytes})

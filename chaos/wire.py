@@ -62,7 +62,7 @@ class Wire:
             raise NoAnswer from error
         if response.status_code in expected:
             return response
-        if response.status_code == 503 and self.severed:
+        if (response.status_code == 503 and self.severed) or (response.status_code > 500 and self.history.tolerant):
             raise NoAnswer
         self.history.surprises.append(f"{method} {url}: {response.status_code} {response.text[:300]}")
         raise NoAnswer if response.status_code >= 500 else Surprise

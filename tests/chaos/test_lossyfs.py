@@ -143,9 +143,10 @@ def test_sqlite_keeps_what_it_checkpointed_and_stays_whole(mount: LossyMount, fo
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 @pytest.mark.parametrize("operation", ["write", "fsync", "create", "fsyncdir", "rename"])
 def test_faults_strike_where_they_are_told(mount: LossyMount, folder: Path, operation: str, error: str) -> None:
-    mount.fail([Fault(operation, error, match=folder.name, times=1)])
+    mount.fail([Fault(operation, error, match=folder.name)])
     with pytest.raises(OSError, match=re.escape(os.strerror(getattr(errno, error)))):
         _whole_write(folder)
+    mount.fail([])
     _whole_write(folder)
     assert (folder / "f").read_bytes() == b"content"
 
@@ -153,7 +154,9 @@ def test_faults_strike_where_they_are_told(mount: LossyMount, folder: Path, oper
 def _whole_write(folder: Path) -> None:
     descriptor = os.open(folder / "tmp", os.O_CREAT | os.O_WRONLY)
     try:
-        os.write(descriptor, b"content")
+        rest = b"content"
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
         sync_data(descriptor)
     finally:
         os.close(descriptor)
@@ -174,6 +177,23 @@ def test_a_failed_sync_shows_once_the_cache_is_dropped(mount: LossyMount, folder
         assert path.read_bytes() == b"new"
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         assert path.read_bytes() == b"old"
+
+
+def test_a_disk_that_runs_full_takes_what_still_fits(mount: LossyMount, folder: Path) -> None:
+    mount.fail([Fault("write", "ENOSPC", match=folder.name)])
+    with (folder / "f").open("wb", buffering=0) as file:
+        assert file.write(b"1234") == 2
+        with pytest.raises(OSError, match="No space left"):
+            file.write(b"3")
+    assert (folder / "f").read_bytes() == b"12"
+
+
+def test_the_kernel_may_write_back_unasked(mount: LossyMount, folder: Path) -> None:
+    mount.write_back(1.0)
+    _write(folder / "f", b"unasked", sync=False)
+    mount.write_back(0.0)
+    mount.crash()
+    assert (folder / "f").read_bytes() == b"unasked"
 
 
 def test_slow_syncs_take_their_time(mount: LossyMount, folder: Path) -> None:

@@ -27,7 +27,8 @@ VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "manag
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 PRIVATE_PATH = re.compile(r"(?<![\w.])/(home|root|Users|work)/[\w.]+")
 TEXT = {".py", ".toml", ".md", ".sh", ".yaml", ".yml", ".sql", ".txt", ".cfg", ".tf", ""}
-SKIPPED_FOLDERS = {".git", ".venv", ".meridian", "__pycache__", "build", "dist"}
+OURS = {".ci", ".gitignore", ".pre-commit-config.yaml"}  # other hidden files are made by tools
+MADE = {"__pycache__", "build", "dist"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,8 @@ def _text_files() -> list[Source]:
     found = []
     for file in sorted(ROOT.rglob("*")):
         relative = file.relative_to(ROOT)
-        hidden = SKIPPED_FOLDERS.intersection(relative.parts) or relative.parts[0].endswith("_cache")
-        if not hidden and file.suffix in TEXT and file.is_file():
+        foreign = MADE.intersection(relative.parts) or (relative.parts[0][0] == "." and relative.parts[0] not in OURS)
+        if not foreign and file.suffix in TEXT and file.is_file():
             found.append(Source(relative.as_posix(), file.read_text("utf-8", "replace")))
     return found
 

@@ -1,0 +1,113 @@
+"""The registry's HTTP API as an ASGI application.
+
+Every request takes the same way: it is matched to a route, its caller is authorized, the endpoint's handler answers,
+what went wrong becomes an answer too, the answer is delivered, and telemetry is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from consensus import clock
+from node import logs
+from node.access import Access, OpenPolicy, Policy
+from node.config import Config
+from node.gateway import routes
+from node.gateway.errors import error_response
+from node.gateway.gateway import Gateway
+from node.gateway.refusals import ClientGone, MethodNotAllowed, UrlTooLong
+from node.gateway.requests import Receive, Request, RequestRecord, Scope, Send
+from node.gateway.responses import Response, deliver
+from node.registry import Registry
+
+log = logging.getLogger(__name__)
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+CLIENT_GONE = 499
+
+
+class Observer(Protocol):
+    """Who wants to know of every request. Called on the hot path."""
+
+    def began(self) -> None:
+        """A request's head has arrived; `__call__` will follow."""
+
+    def __call__(self, record: RequestRecord) -> None:
+        """A request is over."""
+
+
+class Unobserved:
+    """Nobody wants to know."""
+
+    def began(self) -> None:
+        """Nothing."""
+
+    def __call__(self, record: RequestRecord) -> None:
+        """Nothing."""
+
+
+def create_app(
+    registry: Registry, *, config: Config, policy: Policy | None = None, observe: Observer | None = None
+) -> App:
+    """The application. `policy` is the open one by default, the only one that can be configured so far."""
+    gateway = Gateway(registry, Access(policy or OpenPolicy()), config.limits)
+    observer = observe or Unobserved()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _serve(gateway, observer, Request(scope, receive, send))
+        elif scope["type"] == "lifespan":
+            await _live(receive, send)
+        else:
+            await send({"type": "websocket.close"})
+
+    return app
+
+
+async def _serve(gateway: Gateway, observer: Observer, request: Request) -> None:
+    began = clock.monotonic()
+    observer.began()
+    logs.request_id.set(request.request_id)
+    try:
+        await deliver(request, await _answer(gateway, request))
+    except ClientGone:
+        request.status = CLIENT_GONE
+    except Exception:
+        # The answer has begun and cannot be taken back: the server ends the connection short of what was promised.
+        log.exception("answer_cut_short", extra={"route": request.route, "repository": request.repository})
+    finally:
+        request.status = request.status or CLIENT_GONE
+        observer(request.record(clock.monotonic() - began))
+
+
+async def _answer(gateway: Gateway, request: Request) -> Response:
+    try:
+        return await _dispatch(gateway, request)
+    except ClientGone:
+        raise
+    except Exception as error:
+        return error_response(request, error)
+
+
+async def _dispatch(gateway: Gateway, request: Request) -> Response:
+    if len(request.path) + len(request.query) > gateway.limits.url_bytes:
+        raise UrlTooLong(f"path and query take at most {gateway.limits.url_bytes} bytes")
+    match = routes.match(request.path)
+    request.route = match.route.name
+    request.repository = match.repository.value if match.repository else ""
+    request.allowed = match.route.endpoints
+    endpoint = match.route.endpoints.get(request.method)
+    if endpoint is None:
+        raise MethodNotAllowed(request.method, request.allowed)
+    gateway.access.authorize(request.principal, endpoint.action, match.repository)
+    return await endpoint.handle(gateway, request, *match.arguments)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return

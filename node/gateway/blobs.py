@@ -1,0 +1,86 @@
+"""Blobs that are read and deleted (end-2, end-10)."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from consensus.names import Digest, RepositoryName
+from node.gateway.gateway import Gateway
+from node.gateway.preconditions import entity_tag, is_fresh
+from node.gateway.ranges import Slice, parse_range
+from node.gateway.refusals import ClientGone
+from node.gateway.requests import Request
+from node.gateway.responses import IMMUTABLE, Header, Response
+from replication.stores import BlobReader
+
+CHUNK_BYTES = 512 * 1024
+_WATCHED_BYTES = 4 * CHUNK_BYTES  # beyond this, a client that went away is worth noticing
+
+
+async def get_blob(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
+    """end-2: a blob or a part of it; for HEAD its size, and 304 if the client has it."""
+    digest = Digest.parse(text)
+    view = gateway.registry.blob(repository, digest)
+    headers = _headers(digest)
+    if is_fresh(request, digest):
+        return Response(304, headers)
+    if request.method == "HEAD":
+        return Response(200, headers, length=view.size_bytes)
+    part = _part(request, digest, view.size_bytes)
+    reader = await gateway.registry.open_blob(digest)
+    if part:
+        headers += ((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, view.size_bytes)),)
+    sent = part or Slice(0, view.size_bytes)
+    return Response(
+        206 if part else 200,
+        headers,
+        length=sent.stop - sent.start,
+        stream=partial(_send, reader, sent),
+        close=reader.close,
+    )
+
+
+async def delete_blob(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
+    """end-10: the blob leaves the repository."""
+    await gateway.registry.delete_blob(repository, Digest.parse(text))
+    return Response(202)
+
+
+def _headers(digest: Digest) -> tuple[Header, ...]:
+    return (
+        (b"content-type", b"application/octet-stream"),
+        (b"docker-content-digest", str(digest).encode()),
+        (b"etag", entity_tag(digest)),
+        (b"accept-ranges", b"bytes"),
+        IMMUTABLE,
+    )
+
+
+def _part(request: Request, digest: Digest, size_bytes: int) -> Slice | None:
+    if b"range" not in request.headers:
+        return None
+    if request.headers.get(b"if-range", entity_tag(digest)) != entity_tag(digest):
+        return None
+    return parse_range(request.header(b"range"), size_bytes)
+
+
+async def _send(reader: BlobReader, part: Slice, request: Request) -> None:
+    """Reads ahead of the client by what the server buffers, no more. A server need not tell in `send` that the client
+    is gone, so a long answer watches for it beside."""
+    watcher = asyncio.create_task(request.gone()) if part.stop - part.start > _WATCHED_BYTES else None
+    offset, more = part.start, True
+    try:
+        while more:
+            chunk = await reader.read(offset, min(CHUNK_BYTES, part.stop - offset))
+            offset += len(chunk)
+            more = offset < part.stop
+            await request.send({"type": "http.response.body", "body": chunk, "more_body": more})
+            request.bytes_out += len(chunk)
+            if watcher and more:
+                await asyncio.sleep(0)  # neither reading nor sending may have waited
+                if watcher.done():
+                    raise ClientGone
+    finally:
+        if watcher:
+            watcher.cancel()

@@ -1,0 +1,246 @@
+"""The use cases of a registry. No HTTP here: `node.gateway` translates.
+
+Reads are answered from this node's state, on the event loop; writes go through the log and are answered once they are
+durable and visible. Who may do what has been settled before (`node.access`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from consensus.codec import split_manifest
+from consensus.commands import (
+    Command,
+    DeleteBlob,
+    DeleteManifest,
+    DeleteTag,
+    ManifestFacts,
+    MountBlob,
+    PutManifest,
+    Reason,
+    Status,
+)
+from consensus.manifest import parse_manifest
+from consensus.names import Digest, Reference, RepositoryName, Tag
+from consensus.proposer import Proposer
+from consensus.views import BlobView, ManifestView, Referrer, Views
+from node.conditions import ANYTHING, UNCONDITIONAL, Condition
+from node.config import Config
+from node.contents import ContentCache
+from node.errors import (
+    BlobElsewhere,
+    BlobUnknown,
+    ContentWrong,
+    Disabled,
+    ManifestIncomplete,
+    ManifestUnknown,
+    RepositoryUnknown,
+    TagConflict,
+    Undecided,
+)
+from node.outcomes import carry_out, refusal
+from node.tokens import UploadTokens
+from node.uploads import UploadLimits, Uploads
+from replication.stores import BlobNotFound, BlobReader, BlobStore, UploadStore
+
+_INLINE_BYTES = 64 * 1024  # a manifest up to here is parsed on the event loop: quicker than a thread's hop
+_ATTEMPTS = 5  # at a tag that others move, and at parts that others drive out
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestPush:
+    """A manifest as it arrived. `digest` is what the client says it is, None if it only gave a tag. `condition` is
+    about the tags; one that is not fixed takes a single tag."""
+
+    content: bytes
+    media_type: str
+    digest: Digest | None
+    tags: tuple[Tag, ...]
+    condition: Condition = UNCONDITIONAL
+
+
+@dataclass(frozen=True, slots=True)
+class PushedManifest:
+    """A manifest that is visible now."""
+
+    digest: Digest
+    subject: Digest | None
+
+
+class Registry:
+    """One node's registry. Methods raise RegistryError as they say, LogFull and LogUnavailable where they write,
+    StoreError where they touch bytes, and sqlite3.Error when the disk under the state refuses."""
+
+    def __init__(
+        self,
+        *,
+        views: Views,
+        proposer: Proposer,
+        blobs: BlobStore,
+        uploads: UploadStore,
+        tokens: UploadTokens,
+        config: Config,
+    ) -> None:
+        self._views = views
+        self._proposer = proposer
+        self._blobs = blobs
+        self._config = config.registry
+        self._contents = ContentCache(config.limits.manifest_cache_bytes, views.content)
+        limits = UploadLimits(config.limits.uploads, config.limits.blob_bytes)
+        self.uploads = Uploads(uploads, blobs, proposer, views=views, tokens=tokens, limits=limits)
+
+    # Manifests
+
+    def resolve(self, repository: RepositoryName, reference: Reference) -> ManifestView:
+        """What a tag or digest stands for. Raises ManifestUnknown."""
+        view = self._views.resolve(repository, reference)
+        if view is None:
+            raise ManifestUnknown(repository, reference)
+        return view
+
+    def content(self, repository: RepositoryName, digest: Digest) -> bytes:
+        """The bytes of a manifest that was just resolved there. Raises ManifestUnknown if it went away since."""
+        content = self._contents.get(digest)
+        if content is None:
+            raise ManifestUnknown(repository, digest)
+        return content
+
+    async def push_manifest(self, repository: RepositoryName, push: ManifestPush) -> PushedManifest:
+        """Makes the manifest visible under its digest and tags. Raises InvalidManifest, ContentWrong,
+        ManifestIncomplete, TagConflict, Undecided."""
+        if len(push.content) <= _INLINE_BYTES:
+            digest, facts = _examine(push)
+        else:
+            digest, facts = await asyncio.to_thread(_examine, push)
+        sparse = self._config.sparse_indexes
+        missing = self._views.missing(repository, facts.blobs, () if sparse else facts.manifests)
+        if missing:
+            raise ManifestIncomplete(missing)
+        command = PutManifest(
+            repository=repository,
+            digest=digest,
+            size_bytes=len(push.content),
+            content=push.content,
+            facts=facts,
+            tags=push.tags,
+            expected=None,
+            sparse=sparse,
+        )
+        await self._put(command, push.condition)
+        return PushedManifest(digest, facts.subject)
+
+    async def delete_tag(self, repository: RepositoryName, tag: Tag, condition: Condition) -> None:
+        """The tag goes, its manifest stays. Raises Disabled, ManifestUnknown, TagConflict."""
+        if not self._config.delete_tags:
+            raise Disabled("this registry does not delete tags")
+        current = self.resolve(repository, tag).digest
+        if not condition.holds(current):
+            raise TagConflict(current)
+        matters = condition.none_match is not None or condition.match not in (None, ANYTHING)
+        await carry_out(self._proposer, DeleteTag(repository, tag, current if matters else None))
+
+    async def delete_manifest(self, repository: RepositoryName, digest: Digest) -> None:
+        """The manifest goes, and every tag that names it. Raises Disabled, ManifestUnknown."""
+        if not self._config.delete_manifests:
+            raise Disabled("this registry does not delete manifests")
+        self.resolve(repository, digest)
+        await carry_out(self._proposer, DeleteManifest(repository, digest))
+
+    # Blobs
+
+    def blob(self, repository: RepositoryName, digest: Digest) -> BlobView:
+        """A blob of the repository. Raises BlobUnknown."""
+        view = self._views.blob(repository, digest)
+        if view is None:
+            raise BlobUnknown(repository, digest)
+        return view
+
+    async def open_blob(self, digest: Digest) -> BlobReader:
+        """The bytes of a blob that was just found in a repository; the caller closes it. Raises BlobElsewhere."""
+        try:
+            return await self._blobs.open(digest)
+        except BlobNotFound as error:
+            raise BlobElsewhere(digest) from error
+
+    async def mount_blob(self, repository: RepositoryName, digest: Digest, source: RepositoryName | None) -> bool:
+        """Lets a blob of `source` (None: of any repository) belong to this one too. False if there is none."""
+        if self._views.blob(repository, digest):
+            return True
+        if source and not self._views.blob(source, digest):
+            return False
+        try:
+            await carry_out(self._proposer, MountBlob(repository, digest, source))
+        except BlobUnknown:
+            return False
+        return True
+
+    async def delete_blob(self, repository: RepositoryName, digest: Digest) -> None:
+        """The blob leaves the repository. Raises Disabled, BlobUnknown, BlobInUse."""
+        if not self._config.delete_blobs:
+            raise Disabled("this registry does not delete blobs")
+        self.blob(repository, digest)
+        await carry_out(self._proposer, DeleteBlob(repository, digest))
+
+    # Lists
+
+    def tags(self, repository: RepositoryName, after: str | None, limit: int) -> list[str]:
+        """Up to `limit` tags that follow `after`, in ASCII order. Raises RepositoryUnknown."""
+        tags = self._views.tags(repository, after, limit)
+        if tags is None:
+            raise RepositoryUnknown(repository)
+        return tags
+
+    def repositories(self, after: str | None, limit: int) -> list[str]:
+        """Up to `limit` repositories that follow `after`, in ASCII order."""
+        return self._views.repositories(after, limit)
+
+    def referrers(
+        self, repository: RepositoryName, subject: Digest, artifact_type: str | None, after: Digest | None, limit: int
+    ) -> list[Referrer]:
+        """Up to `limit` manifests that refer to `subject`, which need not exist, and neither need the repository."""
+        return self._views.referrers(repository, subject, artifact_type, after, limit)
+
+    async def _put(self, command: PutManifest, condition: Condition) -> None:
+        if condition.is_fixed or not command.tags:
+            await self._propose(replace(command, expected=condition.expected(None)))
+            return
+        for _ in range(_ATTEMPTS):
+            view = self._views.resolve(command.repository, command.tags[0])
+            current = view.digest if view else None
+            if current != command.digest and not condition.holds(current):
+                raise TagConflict(current)
+            with suppress(TagConflict):  # moved since we looked: look again
+                await self._propose(replace(command, expected=condition.expected(current)))
+                return
+        raise Undecided("the tag keeps moving")
+
+    async def _propose(self, command: PutManifest) -> None:
+        *parts, last = split_manifest(command)
+        for _ in range(_ATTEMPTS):
+            await self._stage(parts)
+            outcome = await self._proposer.propose(last)
+            if outcome.status is Status.DONE:
+                return
+            if outcome.reason is not Reason.STAGE_INCOMPLETE:
+                raise refusal(last, outcome)
+        raise Undecided("the parts of the manifest keep expiring")
+
+    async def _stage(self, parts: Sequence[Command]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in parts:
+                    group.create_task(carry_out(self._proposer, part))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+
+
+def _examine(push: ManifestPush) -> tuple[Digest, ManifestFacts]:
+    algorithm = push.digest.algorithm if push.digest else "sha256"
+    actual = Digest(algorithm, hashlib.new(algorithm, push.content).hexdigest())
+    if push.digest and actual != push.digest:
+        raise ContentWrong(push.digest, actual)
+    return actual, parse_manifest(push.content, push.media_type)

@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
+PYTEST ?= $(BIN)/python -m pytest
+ROUNDS ?= 100
 
-.PHONY: up down test check format lock clean bench bench-compare conformance soak help
+.PHONY: up down test check format lock clean bench conformance soak help
 
 help: ## what can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -29,12 +31,23 @@ down: $(RUNTIME) ## stop every region on this machine
 	@exec $(BIN)/meridian local down
 
 test: $(DEV) ## all tests; those whose client is missing are skipped by name
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(DEV) ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+conformance: $(DEV) ## the OCI conformance program against a node of its own (needs go the first time)
+	.ci/install-clients conformance
+	$(BIN)/python -m tests.clients.conformance
+
+bench: $(DEV) ## measure beside docker-registry and nginx, write bench/RESULTS.md
+	$(BIN)/python -m bench
+
+soak: $(DEV) ## kill -9 everything ROUNDS times under load, then half as often with what was not synced lost
+	$(BIN)/meridian chaos crash --rounds $(ROUNDS)
+	$(BIN)/meridian chaos crash --rounds $$(( ($(ROUNDS) + 1) / 2 )) --lossy
 
 format: $(DEV) ## put the code into its form
 	$(BIN)/ruff check --fix --select I .

@@ -2,8 +2,8 @@
 
 `python -m chaos.lossyfs MOUNTPOINT` serves until its standard input ends. It takes one JSON object a line there and
 answers each with one line: `{"do": "crash", "kept": 0.0, "seed": 1}` (unmounts, forgets, mounts again),
-`{"do": "faults", "faults": [...]}`, `{"do": "writeback", "chance": p}`, `{"do": "free", "bytes": n}`. `chaos.mount` is
-the other end.
+`{"do": "faults", "faults": [...]}`, `{"do": "power", "after": n}`, `{"do": "writeback", "chance": p}`,
+`{"do": "free", "bytes": n}`. `chaos.mount` is the other end.
 
 The kernel caches pages and attributes for ever, since nothing changes behind its back; a crash unmounts, which drops
 them.
@@ -57,6 +57,7 @@ class _LossyFs:
         self.volume = volume
         self.faults = Faults()
         self.free_bytes = _CAPACITY_BYTES // 2
+        self.power: int | None = None  # how many changes are still made until all fail
         self.writeback = 0.0  # the chance, after each change, that it is durable at once, unasked
         self._chance = Random(0)
         self._on_mounted = on_mounted
@@ -74,6 +75,7 @@ class _LossyFs:
             self._handles.clear()
             self._hidden.clear()
             self._chance = Random(seed)
+            self.power = None
             self.volume.crash(kept, Random(seed))
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
@@ -99,7 +101,7 @@ class _LossyFs:
             return [(name, {"st_ino": node.number, "st_mode": node.mode}, 0) for name, node in named]
 
     def create(self, path: str, mode: int, flags: int) -> int:
-        self._fault("create", path)
+        self._change("create", path)
         with self._lock:
             file = self.volume.create(path, mode)
             self._write_back_entry(path)
@@ -118,7 +120,7 @@ class _LossyFs:
 
     def write(self, path: str, content: bytes, offset: int, fh: int) -> int:
         try:
-            self._fault("write", path)
+            self._change("write", path)
         except OSError as error:
             content = content[: len(content) // 2]
             if error.errno != errno.ENOSPC or not content:
@@ -132,13 +134,13 @@ class _LossyFs:
             return len(content)
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> None:
-        self._fault("truncate", path)
+        self._change("truncate", path)
         with self._lock:
             _touched(self._handles[fh] if fh else self._file(path)).truncate(length)
 
     def fsync(self, path: str, datasync: int, fh: int) -> None:
         try:
-            self._fault("fsync", path)
+            self._change("fsync", path)
         except OSError:
             with self._lock:
                 self._handles[fh].sync_failed()
@@ -147,7 +149,7 @@ class _LossyFs:
             self._handles[fh].sync()
 
     def fsyncdir(self, path: str, datasync: int, fh: int) -> None:
-        self._fault("fsyncdir", path)
+        self._change("fsyncdir", path)
         with self._lock:
             self.volume.sync_folder(self._folder(path))
 
@@ -156,17 +158,18 @@ class _LossyFs:
             del self._handles[fh]
 
     def mkdir(self, path: str, mode: int) -> None:
-        self._fault("mkdir", path)
+        self._change("mkdir", path)
         with self._lock:
             folder = _touched(self.volume.mkdir(path, mode))
             folder.owner, folder.group, _ = mfusepy.fuse_get_context()
 
     def rmdir(self, path: str) -> None:
+        self._change("rmdir", path)
         with self._lock:
             self.volume.rmdir(path)
 
     def unlink(self, path: str) -> None:
-        self._fault("unlink", path)
+        self._change("unlink", path)
         with self._lock:
             if not self._hidden.pop(path, None):
                 self.volume.unlink(path)
@@ -177,12 +180,13 @@ class _LossyFs:
             with self._lock:
                 self._hidden[new] = self.volume.unlink(old, is_hiding=True)
             return
-        self._fault("rename", new)
+        self._change("rename", new)
         with self._lock:
             self.volume.rename(old, new)
             self._write_back_entry(new)
 
     def link(self, path: str, existing: str) -> None:
+        self._change("link", path)
         with self._lock:
             self.volume.link(existing, path)
 
@@ -206,6 +210,14 @@ class _LossyFs:
         free = self.free_bytes // _BLOCK_BYTES
         sizes = {"f_bsize": _BLOCK_BYTES, "f_frsize": _BLOCK_BYTES, "f_blocks": _CAPACITY_BYTES // _BLOCK_BYTES}
         return sizes | {"f_bfree": free, "f_bavail": free, "f_files": 1 << 30, "f_ffree": 1 << 29, "f_namemax": 255}
+
+    def _change(self, operation: str, path: str) -> None:
+        with self._lock:
+            if self.power is not None:
+                self.power -= 1
+                if self.power < 0:
+                    raise OSError(errno.EIO, "the power is off", path)
+        self._fault(operation, path)
 
     def _fault(self, operation: str, path: str) -> None:
         with self._lock:
@@ -276,6 +288,8 @@ class Server:
                 continue
             if order["do"] == "faults":
                 self.file_system.faults.replace([Fault(**fault) for fault in order["faults"]])
+            elif order["do"] == "power":
+                self.file_system.power = order["after"]
             elif order["do"] == "writeback":
                 self.file_system.writeback = order["chance"]
             elif order["do"] == "free":

@@ -70,6 +70,10 @@ class LossyMount:
         """From now on these faults and no others; they outlive a crash."""
         self._order({"do": "faults", "faults": [fault.to_json() for fault in faults]})
 
+    def cut_power(self, after: int | None) -> None:
+        """After that many more changes every further one fails, until the next crash (or None) gives power back."""
+        self._order({"do": "power", "after": after})
+
     def write_back(self, chance: float) -> None:
         """From now on each change is durable at once by that chance, as when the kernel writes back on its own."""
         self._order({"do": "writeback", "chance": chance})

@@ -188,6 +188,17 @@ def test_a_disk_that_runs_full_takes_what_still_fits(mount: LossyMount, folder: 
     assert (folder / "f").read_bytes() == b"12"
 
 
+def test_power_goes_after_so_many_changes(mount: LossyMount, folder: Path) -> None:
+    mount.cut_power(5)  # create, write, fsync, rename: the fifth is the sync of the folder
+    _whole_write(folder)
+    with pytest.raises(OSError, match="Input/output error"):
+        (folder / "more").mkdir()
+    assert (folder / "f").read_bytes() == b"content"
+    mount.crash()
+    assert (folder / "f").read_bytes() == b"content"
+    (folder / "more").mkdir()
+
+
 def test_the_kernel_may_write_back_unasked(mount: LossyMount, folder: Path) -> None:
     mount.write_back(1.0)
     _write(folder / "f", b"unasked", sync=False)

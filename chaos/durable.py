@@ -1,0 +1,244 @@
+"""What a node keeps on disk, part by part, as small programs that can be cut off at any change of the disk.
+
+Each says `promise(...)` when its caller would be told that something is done, and checks the promises afterwards.
+`chaos.powercuts` cuts them. They use the product's modules, or those of a copy with an fsync removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from consensus.codec import encode
+from consensus.commands import EnrolProposer, Envelope
+from consensus.errors import LogFull
+from consensus.log import Entry
+from consensus.names import Digest, StoreId
+from consensus.state import State
+from consensus.wal import Wal
+from node.blobs.filesystem import FilesystemStore
+from node.blobs.uploads import FilesystemUploads
+from node.identity import Identity
+from replication.stores import BlobNotFound
+
+Promise = tuple[Any, ...]
+Tell = Callable[[Promise], None]
+
+
+class Part(Protocol):
+    """`prepare` runs whole and is made durable; `act` and `go_on` (after a restart) may be cut anywhere, and raise what
+    they like then; `check` runs after the crash and raises AssertionError, or whatever a node would fail to start with.
+    """
+
+    name: ClassVar[str]
+
+    def prepare(self, folder: Path) -> None:
+        """What was there long before."""
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Work, and what is promised on the way."""
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """What a process started again does."""
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """Whether the promises hold."""
+
+
+class LogPart:
+    """The write-ahead log, in segments so small that each change of the disk comes up often."""
+
+    name: ClassVar[str] = "log"
+    _SEGMENT_BYTES = 2500
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing: a first start."""
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Batches and a trim."""
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+            for number in range(6):
+                self._append(wal, f"act {number}", promise)
+            wal.trim(wal.commit - 4)
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """What is read at the start is applied and answered for, and nothing else is ever there."""
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+            promise(("commit", wal.commit))
+            for entry in _entries(wal):
+                promise(("entry", entry.index, entry.payload.hex()))
+            self._append(wal, "again", promise)
+            self._append(wal, "and again", promise)
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """Promised entries are there, and those that could not be written stay away."""
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+            held = {entry.index: entry.payload.hex() for entry in _entries(wal)}
+            commit = wal.commit
+            first = wal.first
+        promised = {promise[1]: promise[2] for promise in promises if promise[0] == "entry"}
+        highest = max(promised, default=0)
+        assert commit >= highest, f"entry {highest} is lost: the log ends at {commit}"
+        assert first <= max(1, highest - 3), f"entries up to {first - 1} are gone, of {highest}"
+        wrong = [index for index, payload in promised.items() if index >= first and held.get(index) != payload]
+        assert not wrong, f"entries {wrong} are not what was acknowledged"
+        refused = {promise[1] for promise in promises if promise[0] == "refused"} & set(held.values())
+        assert not refused, f"{len(refused)} entries are there that the log had refused"
+        commits = [promise[1] for promise in promises if promise[0] == "commit"]
+        later = [bytes.fromhex(payload) for index, payload in held.items() if commits and index > commits[-1]]
+        assert not any(payload.startswith(b"act") for payload in later), "entries rose that a restart had not found"
+
+    def _append(self, wal: Wal, text: str, promise: Tell) -> None:
+        # Two entries a call, the first as large as a sector, so that a torn write can lose either.
+        payloads = [f"{text} {number} ".encode() + bytes(600 if number else 4100) for number in (0, 1)]
+        try:
+            first = wal.append(payloads)
+        except LogFull:
+            for payload in payloads:
+                promise(("refused", payload.hex()))
+            return
+        for index, payload in enumerate(payloads, start=first):
+            promise(("entry", index, payload.hex()))
+
+
+def _entries(wal: Wal) -> list[Entry]:
+    found: list[Entry] = []
+    after = wal.first - 1
+    while batch := wal.read(after):
+        found += batch
+        after = batch[-1].index
+    return found
+
+
+class StatePart:
+    """The state database and the file that names it."""
+
+    name: ClassVar[str] = "state"
+    _CLUSTER = "0" * 32
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing: a first start."""
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Entries and checkpoints: below a checkpoint the log may be trimmed."""
+        with closing(State.open(folder / "state", self._CLUSTER)) as state:
+            for _ in range(4):
+                after = state.applied
+                command = EnrolProposer("chaos")
+                payload = encode(Envelope(0, 0, 0, 1_700_000_000_000, command))
+                state.apply([Entry(after + step, payload) for step in (1, 2, 3)])
+                promise(("durable", state.checkpoint()))
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """The same."""
+        self.act(folder, promise)
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """The state opens and is not older than its last checkpoint."""
+        with closing(State.open(folder / "state", self._CLUSTER)) as state:
+            durable = max((promise[1] for promise in promises), default=0)
+            assert state.applied >= durable, f"the state is at {state.applied}, {durable} was checkpointed"
+            state.hash()
+
+
+class IdentityPart:
+    """Who the node is."""
+
+    name: ClassVar[str] = "identity"
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing: a first start."""
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Drawn, or read."""
+        promise((Identity.load_or_create(folder).node_id,))
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """The same."""
+        self.act(folder, promise)
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """It never changes."""
+        now = Identity.load_or_create(folder).node_id
+        assert all(promise == (now,) for promise in promises), "the node has become another one"
+
+
+class BlobPart:
+    """Blobs: pushed, pushed again, deleted."""
+
+    name: ClassVar[str] = "blobs"
+    _STORE = StoreId("1" * 32)
+
+    def prepare(self, folder: Path) -> None:
+        """An empty store."""
+        self._store(folder).close()
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Three pushes, one of them a second time, and a delete."""
+        asyncio.run(self._push(folder, ("one", "two", "one", "three"), promise))
+        with closing(self._store(folder)) as store:
+            asyncio.run(store.delete(_digest("two")))
+            promise(("gone", "two"))
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """A client repeats its push: what an earlier process left is good enough only if it is durable."""
+        asyncio.run(self._push(folder, ("one", "three", "four"), promise))
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """What was pushed is there byte for byte, what was deleted is not."""
+        last = {promise[1]: promise[0] for promise in promises}
+        with closing(self._store(folder)) as store:
+            for text, promised in last.items():
+                found = asyncio.run(self._read(store, text))
+                if promised == "held":
+                    assert found == _content(text), f"blob {text} is {'lost' if found is None else 'damaged'}"
+                else:
+                    assert found is None, f"blob {text} is back"
+
+    def _store(self, folder: Path) -> FilesystemStore:
+        return FilesystemStore.at(folder / "blobs", store_id=self._STORE, free_bytes=0)
+
+    async def _push(self, folder: Path, texts: Sequence[str], promise: Tell) -> None:
+        with closing(self._store(folder)) as store:
+            uploads = FilesystemUploads.open(folder / "uploads", store, incarnation="chaos")
+            for text in texts:
+                upload = await uploads.begin()
+                await upload.write(_content(text))
+                await upload.commit(_digest(text))
+                promise(("held", text))
+
+    async def _read(self, store: FilesystemStore, text: str) -> bytes | None:
+        try:
+            reader = await store.open(_digest(text))
+        except BlobNotFound:
+            return None
+        with closing(reader):
+            return await reader.read(0, reader.size_bytes)
+
+
+class StoreBirthPart(BlobPart):
+    """The blob store made by a first start, with its hundreds of folders."""
+
+    name: ClassVar[str] = "store birth"
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing."""
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Blobs in many of its folders."""
+        asyncio.run(self._push(folder, ("one", "two", "three"), promise))
+
+
+PARTS: tuple[Part, ...] = (LogPart(), StatePart(), IdentityPart(), BlobPart(), StoreBirthPart())
+
+
+def _content(text: str) -> bytes:
+    return text.encode() * 5000
+
+
+def _digest(text: str) -> Digest:
+    return Digest("sha256", hashlib.sha256(_content(text)).hexdigest())

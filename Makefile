@@ -38,13 +38,6 @@ check: $(DEV) ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-conformance: $(DEV) ## the OCI conformance program against a node of its own (needs go the first time)
-	.ci/install-clients conformance
-	$(BIN)/python -m tests.clients.conformance
-
-bench: $(DEV) ## measure beside docker-registry and nginx, write bench/RESULTS.md
-	$(BIN)/python -m bench
-
 soak: $(DEV) ## kill -9 everything ROUNDS times under load, then half as often with what was not synced lost
 	$(BIN)/meridian chaos crash --rounds $(ROUNDS)
 	$(BIN)/meridian chaos crash --rounds $$(( ($(ROUNDS) + 1) / 2 )) --lossy

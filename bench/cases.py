@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -101,7 +102,8 @@ class Measurement:
 
 
 def measure(case: Case, server: Server, number: int) -> Measurement:
-    """Run a case once."""
+    """Run a case once, with nothing left to be written to the disk from the one before it."""
+    os.sync()
     before = cpu_seconds(server.pid)
     done = case.act(server, number)
     used = cpu_seconds(server.pid) - before

@@ -132,7 +132,8 @@ own sockets) and servers share the {machine.cores} cores, so differences under 3
 
 Each server runs with its product's defaults: Meridian and docker-registry write an access log, nginx does not
 and serves the same bytes as static files. **Meridian fsyncs every blob, its folder and its log before it answers a
-push; docker-registry fsyncs nothing**, so its pushes are partly still in memory when they count as done.
+push; docker-registry fsyncs nothing**, so its pushes are partly still in memory when they count as done. Everything
+is synced to the disk between two measurements, so neither pays for what the other left behind.
 """
 
 

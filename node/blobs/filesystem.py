@@ -20,6 +20,7 @@ from consensus.errors import InvalidName
 from consensus.names import Digest, StoreId
 from node.blobs import jobs
 from node.blobs.hashing import ALGORITHMS
+from node.blobs.syscalls import open_cached
 from replication.stores import BlobNotFound, StoreFailed, StoreFull, StoreRefused
 
 WARM_READ_BYTES = 1024 * 1024  # the longest read that is tried on the event loop
@@ -115,10 +116,19 @@ class FilesystemStore:
 
     async def stat(self, digest: Digest) -> int:
         """See BlobStore."""
-        return await jobs.run(self.readers, partial(self.size_of, digest))
+        descriptor = open_cached(str(self._path(digest)), _OPEN_BLOB)
+        if descriptor is None:
+            return await jobs.run(self.readers, partial(self.size_of, digest))
+        try:
+            return os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
 
     async def open(self, digest: Digest) -> FileReader:
         """See BlobStore."""
+        descriptor = open_cached(str(self._path(digest)), _OPEN_BLOB)
+        if descriptor is not None:
+            return FileReader(self, descriptor)
         return await jobs.obtain(self.readers, partial(self._open, digest), FileReader.close)
 
     async def delete(self, digest: Digest) -> None:

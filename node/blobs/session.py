@@ -19,11 +19,13 @@ from consensus.names import Digest
 from node.blobs.filesystem import FilesystemStore, disk_errors
 from node.blobs.hashing import RunningHash, new_hash, restore_hash
 from node.blobs.record import UploadRecord
+from node.blobs.syscalls import start_write_back
 from replication.stores import BlobNotFound, DigestMismatch, StoreError, StoreFailed, UploadBusy, UploadNotFound
 
 _PIECE_BYTES = 1024 * 1024
 _VECTOR = 512  # chunks a system call; the kernel's own bound is 1,024
 _ROOM_CHECK_BYTES = 16 * 1024 * 1024
+_WRITE_BACK_BYTES = 8 * 1024 * 1024
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _OPEN_DATA = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -89,6 +91,7 @@ class HeldUpload:
         self._hash: RunningHash = new_hash("sha256")
         self._committed: Digest | None = None
         self._room_offset = -_ROOM_CHECK_BYTES  # where there was room when last asked; the first write asks
+        self._written_back = 0  # up to where the kernel was asked to write
         self.failure: StoreError | None = None
         self.offset = 0
 
@@ -147,6 +150,10 @@ class HeldUpload:
         for chunk in chunks:
             self._hash.update(chunk)
         self.offset += size
+        if self.offset - self._written_back >= _WRITE_BACK_BYTES:
+            # The sync of a large upload would take as long as all its bytes need; so they are on their way already.
+            start_write_back(self._data, self._written_back, self.offset - self._written_back)
+            self._written_back = self.offset
 
     def suspend(self) -> None:
         """Leaves the upload to whoever resumes it."""
@@ -186,7 +193,7 @@ class HeldUpload:
             algorithm = record.algorithm if record else "sha256"
             kept = restore_hash(algorithm, record.hash_state, size) if record and believed else None
             self._hash = kept or self._read(algorithm, size)
-        self.offset = size
+        self.offset = self._written_back = size
 
     def _take_up_committed(self, record: UploadRecord | None) -> None:
         with suppress(BlobNotFound):

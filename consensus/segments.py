@@ -3,7 +3,7 @@
     segment  header, then records without gaps; integers are little-endian
     header   magic (8 bytes), format version (u32), first index (u64), salt (u32), CRC-32 of what precedes (u32)
     record   head, payload
-    head     magic (4 bytes), payload length (u32), index (u64), durable (u64), CRC-32 of the payload, CRC-32 of the head
+    head     magic (4 bytes), payload length (u32), index (u64), durable (u64), CRC-32 of the payload and of the head
 
 The head's CRC starts from the segment's random salt. So neither blocks left over from a removed segment nor bytes that
 a client sent inside a payload can pass for a record of this file.

@@ -4,6 +4,7 @@ Nothing here relies on dense indexes, on a term or on who the steward is.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -31,7 +32,7 @@ async def read(log: Log, after: int, count: int) -> list[Entry]:
             if len(found) >= count:
                 break
     indexes = [after] + [entry.index for entry in found]
-    assert all(low < high for low, high in zip(indexes, indexes[1:], strict=False))
+    assert all(low < high for low, high in itertools.pairwise(indexes))
     return found[:count]
 
 

@@ -12,6 +12,7 @@ from consensus.errors import LogCorrupt, LogUnavailable
 from consensus.log import Log
 from consensus.solo import MAX_PENDING_BYTES, SoloLog
 from tests.consensus.log_suite import LogSuite, OpenLog, fill, read
+from tests.consensus.wal_files import files, replace_open_file
 
 MIB = 1024 * 1024
 
@@ -23,6 +24,10 @@ class TestSoloLog(LogSuite):
             return SoloLog.open(tmp_path / "wal", segment_bytes=32 * 1024)
 
         return open_log
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_it_is_its_own_steward(tmp_path: Path) -> None:
@@ -100,9 +105,49 @@ async def test_damage_under_a_running_node_reaches_the_reader(tmp_path: Path) ->
 
 
 async def test_opening_needs_no_event_loop_and_leaves_nothing_open(tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
     for _ in range(5):
         log = await asyncio.to_thread(SoloLog.open, tmp_path / "wal")
         await log.close()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_files() <= before
     assert [thread.name for thread in threading.enumerate() if thread.name == "log-writer"] == []
+
+
+async def test_a_failed_sync_ends_it_for_good_for_everyone(tmp_path: Path) -> None:
+    log = SoloLog.open(tmp_path / "wal")
+    await log.append(b"x")
+    reading = asyncio.create_task(read(log, 0, 2))
+    replace_open_file(files(tmp_path / "wal")[0], "/dev/null")
+    results = await asyncio.gather(*(log.append(b"y") for _ in range(20)), return_exceptions=True)
+    assert [type(result) for result in results] == [LogUnavailable] * 20
+    with pytest.raises(LogUnavailable, match="cannot sync"):
+        await reading
+    for refused in (log.append(b"z"), log.barrier(), log.trim(1), read(log, 0, 1)):
+        with pytest.raises(LogUnavailable, match="cannot sync"):
+            await refused
+    await log.close()
+
+
+async def test_a_full_disk_refuses_and_goes_on(tmp_path: Path) -> None:
+    """In a process of its own, because the limit on file sizes that stands for a full disk is the process's."""
+    program = f"""
+import asyncio, resource
+from pathlib import Path
+from consensus.errors import LogFull
+from consensus.solo import SoloLog
+async def main():
+    log = SoloLog.open(Path({str(tmp_path / "wal")!r}))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    large = await asyncio.gather(*(log.append(bytes(30_000)) for _ in range(5)), return_exceptions=True)
+    assert [type(error) for error in large] == [LogFull] * 5, large
+    print(await log.append(b"small"))
+    await log.close()
+asyncio.run(main())
+"""
+    said = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "1\n"
+    log = SoloLog.open(tmp_path / "wal")
+    assert [entry.payload for entry in await read(log, 0, 1)] == [b"small"]
+    await log.close()

@@ -6,7 +6,6 @@ what went wrong becomes an answer too, the answer is delivered, and telemetry is
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -17,12 +16,10 @@ from node.config import Config
 from node.gateway import routes
 from node.gateway.errors import error_response
 from node.gateway.gateway import Gateway
-from node.gateway.refusals import ClientGone, MethodNotAllowed, UrlTooLong
+from node.gateway.refusals import ClientGone, MethodNotAllowed
 from node.gateway.requests import Receive, Request, RequestRecord, Scope, Send
 from node.gateway.responses import Response, deliver
 from node.registry import Registry
-
-log = logging.getLogger(__name__)
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 CLIENT_GONE = 499
@@ -71,12 +68,10 @@ async def _serve(gateway: Gateway, observer: Observer, request: Request) -> None
     observer.began()
     logs.request_id.set(request.request_id)
     try:
+        # What goes wrong in delivering cannot be answered: it goes on to the server, which logs it and hangs up.
         await deliver(request, await _answer(gateway, request))
     except ClientGone:
         request.status = CLIENT_GONE
-    except Exception:
-        # The answer has begun and cannot be taken back: the server ends the connection short of what was promised.
-        log.exception("answer_cut_short", extra={"route": request.route, "repository": request.repository})
     finally:
         request.status = request.status or CLIENT_GONE
         observer(request.record(clock.monotonic() - began))
@@ -92,8 +87,6 @@ async def _answer(gateway: Gateway, request: Request) -> Response:
 
 
 async def _dispatch(gateway: Gateway, request: Request) -> Response:
-    if len(request.path) + len(request.query) > gateway.limits.url_bytes:
-        raise UrlTooLong(f"path and query take at most {gateway.limits.url_bytes} bytes")
     match = routes.match(request.path)
     request.route = match.route.name
     request.repository = match.repository.value if match.repository else ""

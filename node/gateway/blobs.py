@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 from consensus.names import Digest, RepositoryName
 from node.gateway.gateway import Gateway
 from node.gateway.preconditions import entity_tag, is_fresh
 from node.gateway.ranges import Slice, parse_range
-from node.gateway.refusals import ClientGone
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
 from replication.stores import BlobReader
 
 CHUNK_BYTES = 512 * 1024
-_WATCHED_BYTES = 4 * CHUNK_BYTES  # beyond this, a client that went away is worth noticing
 
 
 async def get_blob(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
@@ -66,21 +63,11 @@ def _part(request: Request, digest: Digest, size_bytes: int) -> Slice | None:
 
 
 async def _send(reader: BlobReader, part: Slice, request: Request) -> None:
-    """Reads ahead of the client by what the server buffers, no more. A server need not tell in `send` that the client
-    is gone, so a long answer watches for it beside."""
-    watcher = asyncio.create_task(request.gone()) if part.stop - part.start > _WATCHED_BYTES else None
+    """Reads as the client does: `send` waits while it is behind, and raises when it has gone."""
     offset, more = part.start, True
-    try:
-        while more:
-            chunk = await reader.read(offset, min(CHUNK_BYTES, part.stop - offset))
-            offset += len(chunk)
-            more = offset < part.stop
-            await request.send({"type": "http.response.body", "body": chunk, "more_body": more})
-            request.bytes_out += len(chunk)
-            if watcher and more:
-                await asyncio.sleep(0)  # neither reading nor sending may have waited
-                if watcher.done():
-                    raise ClientGone
-    finally:
-        if watcher:
-            watcher.cancel()
+    while more:
+        chunk = await reader.read(offset, min(CHUNK_BYTES, part.stop - offset))
+        offset += len(chunk)
+        more = offset < part.stop
+        await request.send({"type": "http.response.body", "body": chunk, "more_body": more})
+        request.bytes_out += len(chunk)

@@ -38,7 +38,7 @@
     ├── MalformedRequest      400 UNSUPPORTED (the specification's list has nothing nearer)
     │   ├── MalformedRange    400 BLOB_UPLOAD_INVALID
     │   └── LengthMismatch    400 SIZE_INVALID
-    ├── UrlTooLong            414 UNSUPPORTED
+    ├── TooManyTags           414 UNSUPPORTED
     ├── TypeNotAcceptable     404 MANIFEST_UNKNOWN, names the type
     ├── RangeUnsatisfiable    416 SIZE_INVALID, Content-Range
     └── Overloaded            503 UNAVAILABLE, Retry-After
@@ -124,7 +124,7 @@ RULES: dict[type[BaseException], Rule] = {
     refusals.MalformedRequest: Rule(400, "UNSUPPORTED"),
     refusals.MalformedRange: Rule(400, "BLOB_UPLOAD_INVALID"),
     refusals.LengthMismatch: Rule(400, "SIZE_INVALID"),
-    refusals.UrlTooLong: Rule(414, "UNSUPPORTED"),
+    refusals.TooManyTags: Rule(414, "UNSUPPORTED"),
     refusals.TypeNotAcceptable: Rule(404, "MANIFEST_UNKNOWN"),
     refusals.RangeUnsatisfiable: Rule(416, "SIZE_INVALID"),
     refusals.Overloaded: Rule(503, "UNAVAILABLE", 2),

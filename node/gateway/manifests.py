@@ -12,7 +12,7 @@ from node.errors import ContentTooLarge
 from node.gateway.gateway import Gateway
 from node.gateway.negotiation import is_acceptable
 from node.gateway.preconditions import entity_tag, is_fresh, parse_condition
-from node.gateway.refusals import MalformedRequest, TypeNotAcceptable, UrlTooLong
+from node.gateway.refusals import MalformedRequest, TypeNotAcceptable, TooManyTags
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
 from node.registry import ManifestPush
@@ -46,7 +46,7 @@ async def put_manifest(gateway: Gateway, request: Request, repository: Repositor
     if more and tags:
         raise MalformedRequest("tag parameters go with a digest, not with a tag")
     if len(more) > MAX_TAGS:
-        raise UrlTooLong(f"at most {MAX_TAGS} tags in one request")
+        raise TooManyTags(f"at most {MAX_TAGS} tags in one request")
     condition = parse_condition(request)
     if len(more) > 1 and not condition.is_fixed:
         raise MalformedRequest("a condition on several tags takes one digest, or If-None-Match: *")

@@ -6,7 +6,7 @@ RequestRefused
 ├── MalformedRequest        a header or parameter that does not parse
 │   ├── MalformedRange      a Content-Range that does not
 │   └── LengthMismatch      Content-Range and Content-Length contradict each other
-├── UrlTooLong              path and query over the bound, or too many tags in it
+├── TooManyTags             more tags than one request may set
 ├── TypeNotAcceptable       the manifest's type is not among those that the client accepts
 ├── RangeUnsatisfiable      no byte of the blob lies in the range
 └── Overloaded              a bound on memory is reached: to be repeated
@@ -45,8 +45,8 @@ class LengthMismatch(MalformedRequest):
     """Content-Range and Content-Length name different lengths."""
 
 
-class UrlTooLong(RequestRefused):
-    """The path and query together are over the bound."""
+class TooManyTags(RequestRefused):
+    """More tag parameters than are taken at once."""
 
 
 class TypeNotAcceptable(RequestRefused):

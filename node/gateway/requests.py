@@ -134,14 +134,9 @@ class Request:
             self.body_read = not message.get("more_body", False)
             yield chunk
 
-    async def gone(self) -> None:
-        """Returns when the client has gone away. For requests whose body is of no interest."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
     async def send(self, message: Message) -> None:
-        """Hands a message to the server; waits while the client does not read. Raises ClientGone where the server
-        tells."""
+        """Hands a message to the server; waits while the client is behind. Raises ClientGone (as ASGI has it, from 2.4
+        on, a server's `send` raises OSError then)."""
         try:
             await self._send(message)
         except OSError as error:

@@ -143,9 +143,9 @@ class PlainHash:
         """See RunningHash."""
         return self._hash.hexdigest()
 
-    def state(self) -> None:
+    def state(self) -> bytes | None:
         """See RunningHash."""
-        return
+        return None
 
 
 @lru_cache

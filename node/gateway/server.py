@@ -1,0 +1,104 @@
+"""An HTTP server on a listening socket that is inherited: bounds, TLS, and an end that drops no request."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+from consensus import clock
+from node.config import Limits
+from node.gateway.connection import Connection
+from node.gateway.exchange import Exchange
+from node.gateway.requests import Receive, Scope, Send
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BACKLOG = 4096
+MAX_SWEEP_SECONDS = 1.0
+DRAIN_SWEEP_SECONDS = 0.05
+TLS_SHUTDOWN_SECONDS = 5.0
+
+
+class HttpServer:
+    """Serves `app` to everyone who connects. Connections share one timer, which looks at all of them."""
+
+    def __init__(self, app: App, limits: Limits, *, tls: ssl.SSLContext | None = None) -> None:
+        self.app = app
+        self.limits = limits
+        self.scheme = "https" if tls else "http"
+        self.address: tuple[str, int] | None = None
+        self.connections: set[Connection] = set()
+        self.exchanges: set[Exchange] = set()
+        self.draining_since: float | None = None
+        self.date_line = b""
+        self._tls = tls
+        self._listener: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        times = (limits.header_seconds, limits.idle_seconds, limits.body_stall_seconds)
+        self._sweep_seconds = min(MAX_SWEEP_SECONDS, min(times) / 4)
+
+    @property
+    def draining(self) -> bool:
+        """Whether every answer is the last one of its connection."""
+        return self.draining_since is not None
+
+    async def start(self, listener: socket) -> None:
+        """Accepts connections on the socket, which belongs to the server from now on. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        name = listener.getsockname()
+        self.address = (name[0], name[1]) if isinstance(name, tuple) else None
+        times: dict[str, Any] = {}
+        if self._tls:
+            times = {
+                "ssl_handshake_timeout": self.limits.header_seconds,
+                "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
+            }
+        self._sweep()
+        self._listener = await loop.create_server(
+            partial(Connection, self, loop), sock=listener, backlog=BACKLOG, ssl=self._tls, **times
+        )
+
+    async def drain(self, seconds: float) -> bool:
+        """Stops accepting, lets what is under way end, closes idle connections after a moment in which a request may
+        still arrive. Returns whether all ended within `seconds`; the others are cut off."""
+        loop = asyncio.get_running_loop()
+        self.draining_since = loop.time()
+        if self._listener:
+            self._listener.close()
+        if self._timer:
+            self._timer.cancel()
+        while (self.connections or self.exchanges) and loop.time() - self.draining_since < seconds:
+            self._look()
+            await asyncio.sleep(DRAIN_SWEEP_SECONDS)
+        clean = not (self.connections or self.exchanges)
+        for exchange in list(self.exchanges):
+            exchange.cancel()
+        for connection in list(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+        return clean
+
+    def _sweep(self) -> None:
+        self._look()
+        self._timer = asyncio.get_running_loop().call_later(self._sweep_seconds, self._sweep)
+
+    def _look(self) -> None:
+        self.date_line = b"date: %b\r\n" % formatdate(clock.wall_ms() // 1000, usegmt=True).encode()
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.connections):
+            connection.check(now)
+
+
+def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """For a listener: TLS 1.2 or newer. Raises ssl.SSLError, OSError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(certificate, key)
+    return context

@@ -308,5 +308,6 @@ def wait_ready(
         gone = region.folder.supervisor() is None
         if gone or clock.monotonic() > deadline:
             why = "ended while it started" if gone else "not ready in time"
-            raise LocalError(f"region {region.name}: {why}; {region.folder.log_file}:\n{region.folder.tail(log_start)}")
+            tail = region.folder.tail(log_start).rstrip()
+            raise LocalError(f"region {region.name}: {why}; {region.folder.log_file}:\n{tail}")
         pause()

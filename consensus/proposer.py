@@ -17,6 +17,7 @@ DEFAULT_DEADLINE_SECONDS = 10.0
 MAX_IN_FLIGHT = 1024
 MAX_AHEAD = 32_768  # of the watermark; half of what the state allows (consensus.answers)
 
+_MAX_IDENTITIES = 3  # tried for one command
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
 _NOT_APPLIED = {Reason.PROPOSER_UNKNOWN, Reason.ALREADY_ANSWERED}
@@ -47,13 +48,13 @@ class Proposer:
     async def propose(self, command: Command) -> Outcome:
         """The outcome of applying the command exactly once. Enrols first where that is needed.
 
-        Raises InvalidCommand and LogFull, after which nothing has happened, nor will; and LogUnavailable when there is no
-        answer within the deadline, after which it may or may not have happened: read before deciding.
+        Raises InvalidCommand and LogFull, after which nothing has happened, nor will; and LogUnavailable when there is
+        no answer within the deadline, after which it may or may not have happened: read before deciding.
         If the caller is cancelled, the command may or may not happen too.
         """
         try:
             async with asyncio.timeout(self._deadline_seconds), self._slots:
-                while True:
+                for _ in range(_MAX_IDENTITIES):
                     identity = await self._enrolled()
                     outcome = await self._propose_as(identity, command)
                     if outcome is not None:
@@ -61,6 +62,7 @@ class Proposer:
                     self._forget(identity)
         except TimeoutError as error:
             raise LogUnavailable(f"no answer within {self._deadline_seconds:g} s") from error
+        raise LogUnavailable("every identity is unknown as soon as it is enrolled; nothing was applied")
 
     async def _propose_as(self, identity: _Identity, command: Command) -> Outcome | None:
         """The outcome; None if the identity turned out to be unknown before anything happened under it."""

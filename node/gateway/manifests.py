@@ -12,7 +12,7 @@ from node.errors import ContentTooLarge
 from node.gateway.gateway import Gateway
 from node.gateway.negotiation import is_acceptable
 from node.gateway.preconditions import entity_tag, is_fresh, parse_condition
-from node.gateway.refusals import MalformedRequest, TypeNotAcceptable, TooManyTags
+from node.gateway.refusals import MalformedRequest, TooManyTags, TypeNotAcceptable
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
 from node.registry import ManifestPush

@@ -35,7 +35,7 @@ def test_what_does_not_exist_is_asked_for_again() -> None:
 
 
 def test_the_least_recently_used_go_beyond_the_bound() -> None:
-    library = Library({digest: b"x" * 1024 for digest in DIGESTS})
+    library = Library(dict.fromkeys(DIGESTS, b"x" * 1024))
     cache = ContentCache(10 * 1536, library.load)
     for digest in DIGESTS[:10]:
         cache.get(digest)

@@ -45,7 +45,7 @@ def test_paths_are_read_from_their_end(path: str, route: routes.Route | None, re
 @pytest.mark.parametrize(
     "name",
     ["A", "a/../b", "..", "%2e%2e", "a%2fb", "a%2Fb", "a%00", "a%0A", "a%0a", "a//b", "", "a/", "-a", "a.", "a__-b"]
-    + ["%ff", "é", "a" * 256, "a%20b", "a+b", "a:b", "a\\b", "ａ"],
+    + ["%ff", "é", "a" * 256, "a%20b", "a+b", "a:b", "a\\b", "\uff41"],
 )
 def test_other_names_are_invalid(name: str) -> None:
     with pytest.raises(InvalidName) as caught:

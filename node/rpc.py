@@ -1,0 +1,216 @@
+"""Calls between a node's gateways and its keeper: gRPC on a Unix socket, msgpack bodies, no generated code.
+
+What a call can come to is in its answer, `[status, value]`; exceptions do not cross the wire. A call that breaks off is
+LogUnavailable: it may have happened. Nothing here repeats a call; `consensus.proposer` does, under the same request id.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import astuple, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import msgpack
+
+from consensus.codec import decode_command, decode_outcome, encode_command, encode_outcome
+from consensus.commands import Command, Outcome
+from consensus.errors import InvalidCommand, LogFull, LogUnavailable
+from consensus.log import LogStatus
+
+SERVICE = "meridian.Keeper"
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_IN_FLIGHT = 1024
+CALL_SECONDS = 5.0
+STATUS_SECONDS = 1.0
+STOP_SECONDS = 3.0
+
+_BOUNDS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+]
+_RECONNECT = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+
+
+Call = Callable[..., Awaitable[Any]]
+
+
+class Answer(StrEnum):
+    """How a call ended."""
+
+    OK = "ok"
+    FULL = "full"
+    UNAVAILABLE = "unavailable"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperStatus:
+    """Where the keeper stands: its process, the last entry applied, the last committed and the first kept one."""
+
+    pid: int
+    applied: int
+    commit: int
+    first: int
+
+
+class Keeper(Protocol):
+    """What is served: a replica, or what stands before it."""
+
+    @property
+    def applied(self) -> int:
+        """See Replica."""
+
+    @property
+    def status(self) -> LogStatus:
+        """See Replica."""
+
+    async def enrol(self, name: str) -> int:
+        """See Channel."""
+
+    async def propose(self, proposer: int, sequence: int, acknowledged: int, command: Command) -> Outcome:
+        """See Channel."""
+
+    async def barrier(self) -> int:
+        """See Replica."""
+
+
+class _Service:
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._in_flight = 0
+
+    def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+        calls: dict[str, Call] = {
+            "Enrol": self._enrol,
+            "Propose": self._propose,
+            "Barrier": self._barrier,
+            "Status": self._status,
+        }
+        methods = {name: grpc.unary_unary_rpc_method_handler(self._answering(call)) for name, call in calls.items()}
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def _answering(self, call: Call) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        async def answer(request: bytes, _: Any) -> bytes:
+            if self._in_flight >= MAX_IN_FLIGHT:
+                return _pack((Answer.UNAVAILABLE, f"{MAX_IN_FLIGHT} calls are under way already"))
+            self._in_flight += 1
+            try:
+                return _pack((Answer.OK, await call(*_unpack(request))))
+            except LogFull as error:
+                return _pack((Answer.FULL, str(error)))
+            except LogUnavailable as error:
+                return _pack((Answer.UNAVAILABLE, str(error)))
+            except (InvalidCommand, TypeError) as error:
+                return _pack((Answer.INVALID, str(error)))
+            finally:
+                self._in_flight -= 1
+
+        return answer
+
+    async def _enrol(self, name: str) -> int:
+        return await self._keeper.enrol(name)
+
+    async def _propose(self, proposer: int, sequence: int, acknowledged: int, command: bytes) -> bytes:
+        outcome = await self._keeper.propose(proposer, sequence, acknowledged, decode_command(command))
+        return encode_outcome(outcome)
+
+    async def _barrier(self) -> int:
+        return await self._keeper.barrier()
+
+    async def _status(self) -> tuple[int, ...]:
+        status = self._keeper.status
+        return astuple(KeeperStatus(os.getpid(), self._keeper.applied, status.commit, status.first))
+
+
+@asynccontextmanager
+async def serve_keeper(keeper: Keeper, socket: Path) -> AsyncIterator[None]:
+    """Answers gateways while the block runs; calls under way at its end have STOP_SECONDS. The socket's path must be
+    free. Raises OSError."""
+    server = grpc.aio.server(options=_BOUNDS)
+    server.add_generic_rpc_handlers((_Service(keeper).handler(),))
+    try:
+        server.add_insecure_port(f"unix:{socket}")
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {socket}: {error}") from error
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(STOP_SECONDS)
+
+
+class KeeperClient:
+    """A gateway's way to the keeper. Implements consensus.proposer.Channel; reconnects by itself."""
+
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=[*_BOUNDS, *_RECONNECT])
+        names = ("Enrol", "Propose", "Barrier", "Status")
+        self._calls = {name: self._channel.unary_unary(f"/{SERVICE}/{name}", None, None) for name in names}
+
+    async def enrol(self, name: str) -> int:
+        """See Channel."""
+        return int(await self._call("Enrol", name))
+
+    async def propose(self, proposer: int, sequence: int, acknowledged: int, command: Command) -> Outcome:
+        """See Channel."""
+        answer = await self._call("Propose", proposer, sequence, acknowledged, encode_command(command))
+        try:
+            return decode_outcome(answer)
+        except InvalidCommand as error:
+            raise LogUnavailable(f"the keeper's answer cannot be read: {error}") from error
+
+    async def barrier(self) -> int:
+        """See Replica. Raises LogUnavailable."""
+        return int(await self._call("Barrier"))
+
+    async def status(self) -> KeeperStatus:
+        """Raises LogUnavailable when there is no answer within STATUS_SECONDS."""
+        return KeeperStatus(*await self._call("Status", seconds=STATUS_SECONDS))
+
+    async def close(self) -> None:
+        """Calls under way end with LogUnavailable."""
+        await self._channel.close(None)
+
+    async def _call(self, name: str, *arguments: object, seconds: float = CALL_SECONDS) -> Any:
+        try:
+            answer = await self._calls[name](_pack(arguments), timeout=seconds, wait_for_ready=True)
+            status, value = _unpack(answer)
+        except grpc.aio.AioRpcError as error:
+            raise LogUnavailable(f"no answer from the keeper: {error.details() or error.code().name}") from error
+        except (grpc.aio.UsageError, InvalidCommand, ValueError) as error:
+            raise LogUnavailable(f"no answer from the keeper: {error}") from error
+        match status:
+            case Answer.OK:
+                return value
+            case Answer.FULL:
+                raise LogFull(value)
+            case Answer.INVALID:
+                raise InvalidCommand(value)
+            case _:
+                raise LogUnavailable(value)
+
+
+def _pack(values: object) -> bytes:
+    packed: bytes = msgpack.packb(values, use_bin_type=True)
+    return packed
+
+
+def _unpack(message: bytes) -> tuple[Any, ...]:
+    """Raises InvalidCommand."""
+    try:
+        values = msgpack.unpackb(message, use_list=False, raw=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise InvalidCommand(f"not msgpack: {error}") from error
+    if not isinstance(values, tuple):
+        raise InvalidCommand("not a list of arguments")
+    return values

@@ -16,7 +16,7 @@ ANY_MANIFEST = ", ".join((IMAGE_MANIFEST, IMAGE_INDEX, OPAQUE))
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-_SIZES = ((0.60, 1, 16 * 1024), (0.97, 16 * 1024, 256 * 1024), (1.00, 1024 * 1024, 3 * 1024 * 1024))
+_SIZES = ((0.60, 64, 16 * 1024), (0.97, 16 * 1024, 256 * 1024), (1.00, 1024 * 1024, 3 * 1024 * 1024))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from chaos.mount import LossyMount
 from chaos.observe import Observations, observe
 from chaos.pushers import run_pushers
 from chaos.region import NodeRefused, RegionFolders, RegionNode
-from chaos.wire import NoAnswer, Surprise, Wire
+from chaos.wire import NoAnswer, NotDone, Surprise, Wire
 from consensus.clock import monotonic
 
 _FIRST_ANSWER_SECONDS = 20.0
@@ -163,7 +163,7 @@ class _Campaign:
         async with self._wire() as wire:
             try:
                 seen = await observe(wire, keys)
-            except* (NoAnswer, Surprise):
+            except* (NoAnswer, NotDone, Surprise):
                 seen = Observations()  # what it was is among the surprises
         if violations := audit(self._history, seen):
             raise _Broken(tuple(violations))

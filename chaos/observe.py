@@ -13,7 +13,7 @@ import httpx
 
 from chaos import content
 from chaos.history import Key, PendingUpload
-from chaos.wire import NoAnswer, Surprise, Wire
+from chaos.wire import NoAnswer, NotDone, Surprise, Wire
 from consensus.clock import monotonic
 
 _CONCURRENCY = 16
@@ -68,7 +68,7 @@ async def _finish_uploads(wire: Wire, seen: Observations) -> None:
             await _resume(wire, upload, offset)
             wire.history.acknowledge(write, monotonic())
             seen.uploads.append((upload, "resumed"))
-        except (NoAnswer, Surprise):
+        except (NoAnswer, NotDone, Surprise):
             seen.uploads.append((upload, wire.history.surprises.pop()))
 
 

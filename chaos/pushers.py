@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from random import Random
 
 from chaos import content
 from chaos.content import Described, ManifestBytes
-from chaos.history import Key, PendingUpload, Swap, possible
-from chaos.wire import NoAnswer, Surprise, Wire
+from chaos.history import Key, PendingUpload, Swap, Write, possible
+from chaos.wire import NoAnswer, NotDone, Surprise, Wire
 from consensus.clock import monotonic
 
 REPOSITORIES = ("alpha", "beta/one", "beta/two", "gamma/deep/er")
@@ -59,7 +60,7 @@ class Pusher:
                 await action(self._chance.choice(REPOSITORIES))
             except NoAnswer:
                 await asyncio.sleep(0.01)  # whoever severs the wire has said so by now, or it was a surprise
-            except Surprise:
+            except (NotDone, Surprise):
                 continue
 
     # Blobs
@@ -93,7 +94,7 @@ class Pusher:
         await self._wire.close_upload(upload, data[sent:])
 
     async def _send(self, upload: PendingUpload, start: int, end: int) -> int:
-        step = max(1, -(-(end - start) // self._chance.randint(1, _PIECES)))
+        step = max(16, -(-(end - start) // self._chance.randint(1, _PIECES)))
         for at in range(start, end, step):
             chunk = upload.content[at : min(at + step, end)]
             await self._wire.send_chunk(upload, at, chunk, len(chunk))
@@ -205,7 +206,8 @@ class Pusher:
         tag = self._chance.choice(TAGS)
         key = Key("tag", repository, tag)
         write = self._history.begin(key, None, monotonic())
-        response = await self._wire.ask("DELETE", f"/v2/{repository}/manifests/{tag}", {202, 404})
+        async with self._refusable([(key, write)]):
+            response = await self._wire.ask("DELETE", f"/v2/{repository}/manifests/{tag}", {202, 404})
         if response.status_code == 202:
             self._history.acknowledge(write, monotonic())
         else:
@@ -217,9 +219,10 @@ class Pusher:
         tag, manifest = f"own-{self._name}-{self._made}"[:128], await self._new_image(repository)
         await self._put(repository, tag, manifest)
         keys = [Key("tag", repository, tag), Key("manifest", repository, manifest.digest)]
-        writes = [self._history.begin(key, None, monotonic()) for key in keys]
-        await self._wire.ask("DELETE", f"/v2/{repository}/manifests/{manifest.digest}", {202})
-        for write in writes:
+        writes = [(key, self._history.begin(key, None, monotonic())) for key in keys]
+        async with self._refusable(writes):
+            await self._wire.ask("DELETE", f"/v2/{repository}/manifests/{manifest.digest}", {202})
+        for _, write in writes:
             self._history.acknowledge(write, monotonic())
 
     async def pull(self, repository: str) -> None:
@@ -238,7 +241,8 @@ class Pusher:
         keys = [Key("manifest", repository, manifest.digest)]
         keys += [Key("tag", repository, tag)] if tag else []
         writes = [(key, self._history.begin(key, manifest.digest, monotonic())) for key in keys]
-        done = await self._wire.put_manifest(repository, tag or manifest.digest, manifest, condition=condition)
+        async with self._refusable(writes):
+            done = await self._wire.put_manifest(repository, tag or manifest.digest, manifest, condition=condition)
         for key, write in writes:
             if done:
                 self._history.acknowledge(write, monotonic())
@@ -248,5 +252,15 @@ class Pusher:
 
     async def _recorded(self, key: Key, value: str | None, request: Awaitable[object]) -> None:
         write = self._history.begin(key, value, monotonic())
-        await request
+        async with self._refusable([(key, write)]):
+            await request
         self._history.acknowledge(write, monotonic())
+
+    @asynccontextmanager
+    async def _refusable(self, writes: list[tuple[Key, Write]]) -> AsyncIterator[None]:
+        try:
+            yield
+        except NotDone:
+            for key, write in writes:
+                self._history.refuse(key, write)
+            raise

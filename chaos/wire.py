@@ -22,6 +22,10 @@ class NoAnswer(Exception):
     """What was asked for may or may not have happened."""
 
 
+class NotDone(Exception):
+    """What was asked for has not happened and will not."""
+
+
 class Surprise(Exception):
     """The answer makes no sense."""
 
@@ -53,16 +57,18 @@ class Wire:
         headers: dict[str, str] | None = None,
         body: Body | None = None,
     ) -> httpx.Response:
-        """An answer whose status is one of `expected`; raises NoAnswer, Surprise."""
+        """An answer whose status is one of `expected`; raises NoAnswer, NotDone, Surprise."""
         try:
             response = await self._client.request(method, url, headers=headers, content=body)
         except (httpx.TransportError, httpx.StreamError) as error:
-            if not self.severed:
+            if not (self.severed or self.history.tolerant):
                 self.history.surprises.append(f"{method} {url}: {error!r}")
             raise NoAnswer from error
         if response.status_code in expected:
             return response
-        if (response.status_code == 503 and self.severed) or (response.status_code > 500 and self.history.tolerant):
+        if response.status_code == 507 and self.history.tolerant:
+            raise NotDone
+        if response.status_code == 503 and (self.severed or self.history.tolerant):
             raise NoAnswer
         self.history.surprises.append(f"{method} {url}: {response.status_code} {response.text[:300]}")
         raise NoAnswer if response.status_code >= 500 else Surprise

@@ -1,8 +1,8 @@
-"""A node for each test. Its folders are copied from one that was prepared once: making them durable takes a second."""
+"""A node for each test. Only the store of blobs is shared: making its folders durable takes a second, and blobs that
+another test left are in nobody's repository."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from tests.node.gateway.rig import STORE_ID, Rig, running
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an empty blob store."""
-    folder = tmp_path_factory.mktemp("prepared")
-    FilesystemStore.at(folder / "blobs", store_id=STORE_ID, free_bytes=0).close()
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a blob store."""
+    folder = tmp_path_factory.mktemp("store") / "blobs"
+    FilesystemStore.at(folder, store_id=STORE_ID, free_bytes=0).close()
     return folder
 
 
 @pytest.fixture
-def data(prepared: Path, tmp_path: Path) -> Path:
-    """A data folder of the test's own."""
+def data(blobs: Path, tmp_path: Path) -> Path:
+    """A data folder of the test's own, but for the blobs."""
     folder = tmp_path / "data"
-    shutil.copytree(prepared, folder)
-    (folder / "state").mkdir()
+    (folder / "state").mkdir(parents=True)
+    (folder / "blobs").symlink_to(blobs)
     return folder
 
 

@@ -109,7 +109,7 @@ def serve(path: Path | None) -> None:
     config = load(found, environment())
     from node import supervisor
 
-    supervisor.run(config, found.absolute() if found else None)
+    sys.exit(supervisor.run(config, found.absolute() if found else None))
 
 
 @cli.command()

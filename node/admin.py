@@ -1,0 +1,140 @@
+"""The admin address: is this node alive, is it ready, how is it. Every gateway answers for the whole node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from consensus import clock
+from consensus.errors import LogUnavailable
+from consensus.views import Views
+from node import telemetry
+from node.launch import Launch
+from node.rpc import KeeperClient, KeeperStatus
+from replication.stores import StoreError, UploadStore
+
+ASK_SECONDS = 0.5  # the keeper is asked no more often
+
+OK = "ok"
+
+
+@dataclass(slots=True)
+class Storage:
+    """What a gateway reads and writes, once it is open."""
+
+    views: Views
+    uploads: UploadStore
+
+
+class Health:
+    """What one gateway knows of its node. `storage` is set when it is open."""
+
+    def __init__(self, launch: Launch, keeper: KeeperClient) -> None:
+        self.launch = launch
+        self.storage: Storage | None = None
+        self._keeper = keeper
+        self._asking = asyncio.Lock()
+        self._asked_at = float("-inf")
+        self._answer: KeeperStatus | None = None
+
+    async def keeper(self) -> KeeperStatus | None:
+        """Where the keeper stood at most ASK_SECONDS ago; None if it did not answer."""
+        async with self._asking:
+            if clock.monotonic() - self._asked_at > ASK_SECONDS:
+                try:
+                    self._answer = await self._keeper.status()
+                except LogUnavailable:
+                    self._answer = None
+                self._asked_at = clock.monotonic()
+            return self._answer
+
+    def applied(self) -> int | None:
+        """The last index that reads see; None if nothing can be read."""
+        try:
+            return self.storage.views.applied() if self.storage else None
+        except sqlite3.Error:
+            return None
+
+    def free_bytes(self) -> int:
+        """Free space below the data folder. Raises OSError."""
+        volume = os.statvfs(self.launch.config.node.data)
+        return volume.f_bavail * volume.f_frsize
+
+    async def checks(self) -> tuple[bool, dict[str, str]]:
+        """Whether the node is ready, and what was found. A full disk does not make it unready: pulls go on."""
+        state = OK if self.applied() is not None else "cannot be read"
+        keeper = OK if await self.keeper() else "does not answer"
+        return state == OK and keeper == OK, {"state": state, "keeper": keeper, "store": self._store()}
+
+    async def report(self) -> dict[str, object]:
+        """All that `/meridian/v1/status` says."""
+        node, keeper = self.launch.config.node, await self.keeper()
+        return {
+            "region": node.region,
+            "node": node.name,
+            "version": version(),
+            "uptime_seconds": (clock.wall_ms() - self.launch.started_ms) // 1000,
+            "applied": self.applied(),
+            "commit": keeper.commit if keeper else None,
+            "keeper_pid": keeper.pid if keeper else None,
+            "gateway_pid": os.getpid(),
+            "gateways": node.gateways or len(os.sched_getaffinity(0)),
+            "free_bytes": self.free_bytes(),
+            "uploads": await self._uploads(),
+        }
+
+    async def _uploads(self) -> int | None:
+        try:
+            return await self.storage.uploads.count() if self.storage else None
+        except StoreError:
+            return None
+
+    def _store(self) -> str:
+        try:
+            free_bytes = self.free_bytes()
+        except OSError as error:
+            return error.strerror or "fails"
+        if free_bytes < self.launch.config.limits.free_bytes:
+            return f"{free_bytes} bytes are free: uploads are refused"
+        return OK
+
+
+def version() -> str:
+    """Of the product."""
+    from importlib.metadata import version as version_of
+
+    return version_of("meridian-registry")
+
+
+def create_admin(health: Health) -> Starlette:
+    """The application."""
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        ready, checks = await health.checks()
+        return JSONResponse(checks, 200 if ready else 503)
+
+    async def metrics(_: Request) -> Response:
+        body, content_type = await asyncio.to_thread(telemetry.render_metrics)
+        return Response(body, media_type=content_type)
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(await health.report())
+
+    return Starlette(
+        routes=[
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/meridian/v1/status", status),
+        ]
+    )

@@ -1,0 +1,141 @@
+"""What a running node has to itself on its machine: its data folder, its runtime folder, its listening sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from consensus import clock, disk
+from node.config import Config, check_exposure, split_address
+from node.identity import Identity
+from node.launch import KEEPER_SOCKET, METRICS_FOLDER
+
+BACKLOG = 4096
+WAIT_SECONDS = 10.0
+MAX_SOCKET_PATH_BYTES = 100
+
+_POLL_SECONDS = 0.05
+
+
+class PremisesRefused(Exception):
+    """Somebody else is there, or it is not safe; the message says who and what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """`registry` and `admin` listen already; nobody accepts yet."""
+
+    identity: Identity
+    runtime: Path
+    registry: socket.socket
+    admin: socket.socket
+
+
+@contextlib.contextmanager
+def occupied(config: Config) -> Iterator[Premises]:
+    """Everything a node needs before it starts processes; given back behind the block. Raises PremisesRefused,
+    IdentityRefused, ConfigError, OSError."""
+    check_exposure(config)
+    with contextlib.ExitStack() as stack:
+        make_folder(config.data)
+        stack.enter_context(_locked(config.data / "lock"))
+        identity = Identity.load_or_create(config.data)
+        runtime = runtime_folder(config)
+        _prepare_runtime(runtime)
+        stack.callback(shutil.rmtree, runtime / METRICS_FOLDER, ignore_errors=True)
+        registry = stack.enter_context(_listening(config.listen.address))
+        admin = stack.enter_context(_listening(config.listen.admin))
+        yield Premises(identity, runtime, registry, admin)
+
+
+def make_folder(path: Path) -> None:
+    """Makes it with its parents, durably, for the owner alone. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in missing:
+        disk.sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One supervisor for one data folder; the file holds its pid. A predecessor that is just dying is waited for."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "r+", encoding="ascii", errors="replace") as file:
+        deadline = clock.monotonic() + WAIT_SECONDS
+        while not _try_lock(descriptor):
+            if clock.monotonic() > deadline:
+                file.seek(0)
+                raise PremisesRefused(f"{path.parent} is in use by the node with pid {file.read(20).strip() or '?'}")
+            time.sleep(_POLL_SECONDS)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def runtime_folder(config: Config) -> Path:
+    """As configured; else `<data>/run`; else, where a socket's path would be too long, one under /tmp."""
+    if config.node.runtime:
+        return Path(config.node.runtime)
+    folder = config.data / "run"
+    if len(os.fsencode(folder / KEEPER_SOCKET)) <= MAX_SOCKET_PATH_BYTES:
+        return folder
+    name = hashlib.sha256(os.fsencode(config.data)).hexdigest()[:16]
+    # Not tempfile's folder: it has to be found again, and it is checked to be ours alone.
+    return Path(f"/tmp/meridian-{os.geteuid()}-{name}")  # noqa: S108
+
+
+def _prepare_runtime(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if folder.is_symlink() or found.st_uid != os.geteuid():
+        raise PremisesRefused(f"{folder} has to be a folder of the user that runs the node")
+    folder.chmod(0o700)
+    (folder / KEEPER_SOCKET).unlink(missing_ok=True)
+    if len(os.fsencode(folder / KEEPER_SOCKET)) > MAX_SOCKET_PATH_BYTES:
+        raise PremisesRefused(f"{folder}: the path of a socket has at most {MAX_SOCKET_PATH_BYTES} bytes")
+
+
+@contextlib.contextmanager
+def _listening(address: str) -> Iterator[socket.socket]:
+    """Processes of a predecessor that was killed may hold the port for a moment more."""
+    host, port = split_address(address)
+    family, kind, protocol, _, place = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    )[0]
+    deadline = clock.monotonic() + WAIT_SECONDS
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        while True:
+            try:
+                listener.bind(place)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or clock.monotonic() > deadline:
+                    raise PremisesRefused(f"cannot listen on {address}: {error.strerror}") from error
+                time.sleep(_POLL_SECONDS)
+        listener.listen(BACKLOG)
+        yield listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """host:port that a socket is bound to."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -21,7 +21,8 @@ def enrol(connection: sqlite3.Connection, index: int, now_ms: int, name: str) ->
     connection.execute("INSERT INTO proposers VALUES (?, ?, 0, ?)", (index, name, now_ms))
     idle = connection.execute("SELECT id FROM proposers WHERE used_ms < ?", (now_ms - PROPOSER_IDLE_MS,)).fetchall()
     excess = connection.execute(
-        "SELECT id FROM proposers ORDER BY used_ms DESC, id DESC LIMIT -1 OFFSET ?", (MAX_PROPOSERS,)
+        "SELECT id FROM proposers ORDER BY used_ms, id LIMIT max(0, (SELECT count(*) FROM proposers) - ?)",
+        (MAX_PROPOSERS,),
     ).fetchall()
     connection.executemany("DELETE FROM outcomes WHERE proposer = ?", {*idle, *excess})
     connection.executemany("DELETE FROM proposers WHERE id = ?", {*idle, *excess})

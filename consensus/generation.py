@@ -21,6 +21,7 @@ CACHED_STATEMENTS = 512
 
 _CURRENT = "CURRENT"
 _NAME = re.compile(r"db-([1-9][0-9]{0,17})\.sqlite")
+_META = "SELECT schema_version, cluster_id, applied, log_time_ms, catalog_changed FROM meta"
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 
 
@@ -54,7 +55,7 @@ def create(folder: Path, cluster_id: str) -> Path:
     disk.sync_folder(folder.parent)
     target = folder / "db-1.sqlite"
     for leftover in sorted(folder.glob("db-*.sqlite")):
-        if leftover != target or _applied(leftover) != 0:
+        if leftover != target or not _is_empty(leftover):
             raise StateRefused(f"{leftover} is here, but no {_CURRENT}; {_advice(folder)}")
     unfinished = folder / "new.sqlite"
     for leftover in folder.glob("new.sqlite*"):
@@ -71,44 +72,44 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
     """Raises StateRefused for a schema this version does not know."""
     try:
         (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
-        if version != SCHEMA_VERSION:
-            raise StateRefused(
-                f"the state has schema {version}, this version knows {SCHEMA_VERSION}: start the Meridian that wrote it"
-            )
-        row = connection.execute(
-            "SELECT schema_version, cluster_id, applied, log_time_ms, catalog_changed FROM meta"
-        ).fetchone()
-    except (sqlite3.OperationalError, sqlite3.DatabaseError, TypeError) as error:
+        if version == SCHEMA_VERSION:
+            return Meta(*connection.execute(_META).fetchone())
+    except (sqlite3.DatabaseError, TypeError) as error:
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):
             raise StateRefused(f"not a state database: {error}") from error
         raise
-    return Meta(*row)
+    raise StateRefused(
+        f"the state has schema {version}, this version knows {SCHEMA_VERSION}: start the Meridian that wrote it"
+    )
 
 
-def check_cluster(connection: sqlite3.Connection, cluster_id: str) -> None:
-    """Raises StateRefused when the state belongs to another cluster."""
-    owner = read_meta(connection).cluster_id
-    if owner != cluster_id:
-        raise StateRefused(
-            f"the state belongs to cluster {owner}, this node to {cluster_id}: give each node a data folder of its own"
-        )
-
-
-def open_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes. Commits reach the disk at checkpoints only: the log replays what is lost."""
+def open_writer(path: Path, cluster_id: str) -> sqlite3.Connection:
+    """The one connection that writes. Commits reach the disk at checkpoints only: the log replays what is lost. Raises
+    StateRefused when the state is of another schema or cluster."""
     connection = _connect(path, "rw")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA wal_autocheckpoint = 4096")
-    connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
-    connection.execute(f"PRAGMA cache_size = -{64 * 1024}")
+    try:
+        _check_owner(path, read_meta(connection).cluster_id, cluster_id)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4096")
+        connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+        connection.execute(f"PRAGMA cache_size = -{64 * 1024}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A read-only connection, for one thread; it goes on reading when the writer dies."""
+    """A read-only connection, for one thread at a time; it goes on reading when the writer dies. Raises StateRefused
+    when the state is of another schema."""
     connection = _connect(path, "ro")
-    connection.execute(f"PRAGMA cache_size = -{16 * 1024}")
+    try:
+        read_meta(connection)
+        connection.execute(f"PRAGMA cache_size = -{16 * 1024}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -120,9 +121,15 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         uri=True,
         isolation_level=None,
         cached_statements=CACHED_STATEMENTS,
-        timeout=5.0,
         check_same_thread=False,
     )
+
+
+def _check_owner(path: Path, owner: str, cluster_id: str) -> None:
+    if owner != cluster_id:
+        raise StateRefused(
+            f"{path} belongs to cluster {owner}, this node to {cluster_id}: give each node a data folder of its own"
+        )
 
 
 def _write_empty(path: Path, cluster_id: str) -> None:
@@ -134,12 +141,13 @@ def _write_empty(path: Path, cluster_id: str) -> None:
         connection.close()
 
 
-def _applied(path: Path) -> int | None:
-    connection = _connect(path, "ro")
+def _is_empty(path: Path) -> bool:
     try:
-        return read_meta(connection).applied
+        connection = open_reader(path)
     except StateRefused:
-        return None
+        return False
+    try:
+        return read_meta(connection).applied == 0
     finally:
         connection.close()
 

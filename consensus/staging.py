@@ -53,10 +53,8 @@ def drop(step: Step, repository: RepositoryName, digest: Digest) -> None:
 
 
 def _drop_oldest(step: Step) -> None:
-    sizes = step.rows("SELECT entry, length(content) FROM staged ORDER BY entry")
-    total, count = sum(size for _, size in sizes), len(sizes)
-    for entry, size in sizes:
-        if total <= MAX_STAGED_BYTES and count <= MAX_STAGED_PARTS:
-            break
+    total, count = step.row("SELECT sum(length(content)), count(*) FROM staged")
+    while total > MAX_STAGED_BYTES or count > MAX_STAGED_PARTS:
+        entry, size = step.row("SELECT entry, length(content) FROM staged ORDER BY entry LIMIT 1")
         step.write("DELETE FROM staged WHERE entry = ?", entry)
         total, count = total - size, count - 1

@@ -34,13 +34,8 @@ class State:
     def open(cls, folder: Path, cluster_id: str) -> State:
         """The state in `folder`, made empty where there is none. Raises StateRefused for another cluster's state, a
         schema of another version or an unusable CURRENT; sqlite3.Error and OSError as the disk has it."""
-        connection = generation.open_writer(generation.current(folder) or generation.create(folder, cluster_id))
-        try:
-            generation.check_cluster(connection, cluster_id)
-            return cls(connection)
-        except BaseException:
-            connection.close()
-            raise
+        path = generation.current(folder) or generation.create(folder, cluster_id)
+        return cls(generation.open_writer(path, cluster_id))
 
     @property
     def applied(self) -> int:

@@ -43,6 +43,8 @@ _REFERRERS = (
     " CROSS JOIN contents c ON c.id = f.content"
     " WHERE f.repository = (SELECT id FROM repositories WHERE name = ?1) AND f.subject = ?2 AND f.digest > ?3"
 )
+_ALL_REFERRERS = f"{_REFERRERS} ORDER BY f.digest LIMIT ?4"
+_REFERRERS_OF_TYPE = f"{_REFERRERS} AND f.artifact_type = ?5 ORDER BY f.digest LIMIT ?4"
 _LINKED = "SELECT digest FROM blobs CROSS JOIN links ON blob = id AND repository = ? WHERE digest IN"
 _PRESENT = "SELECT digest FROM contents CROSS JOIN manifests ON content = id AND repository = ? WHERE digest IN"
 
@@ -86,11 +88,7 @@ class Views:
             raise StateRefused(f"there is no state in {folder} yet: the keeper makes it when it first starts")
         self._path = path
         self._connection = generation.open_reader(path)
-        try:
-            self.cluster_id = generation.read_meta(self._connection).cluster_id
-        except BaseException:
-            self._connection.close()
-            raise
+        self.cluster_id = generation.read_meta(self._connection).cluster_id
 
     def applied(self) -> int:
         """The index of the last entry that reads can see."""
@@ -139,9 +137,9 @@ class Views:
         """Up to `limit` manifests of this repository that refer to `subject`, in the order of their packed digests;
         only those of `artifact_type` unless it is None. The subject need not exist."""
         values = [repository.value, subject.packed, after.packed if after else b"", limit]
-        query = f"{_REFERRERS} ORDER BY f.digest LIMIT ?4"
+        query = _ALL_REFERRERS
         if artifact_type is not None:
-            query = f"{_REFERRERS} AND f.artifact_type = ?5 ORDER BY f.digest LIMIT ?4"
+            query = _REFERRERS_OF_TYPE
             values.append(_text(artifact_type))
         rows = self._connection.execute(query, values).fetchall()
         return [

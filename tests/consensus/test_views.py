@@ -1,0 +1,241 @@
+"""What readers see: whole snapshots, only of their repository, in a stable order, beside a writer that goes on."""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from consensus import generation
+from consensus.codec import encode
+from consensus.commands import (
+    BlobFact,
+    Command,
+    DeleteManifest,
+    DeleteTag,
+    EnrolProposer,
+    Envelope,
+    ManifestFacts,
+    PutManifest,
+    RecordBlobs,
+    Status,
+)
+from consensus.errors import StateRefused
+from consensus.log import Entry
+from consensus.manifest import OCI_INDEX, OCI_MANIFEST
+from consensus.names import Digest, RepositoryName, StoreId, Tag
+from consensus.state import State
+from consensus.views import BlobView, ManifestView, Referrer, Views
+
+APP = RepositoryName("team/app")
+OTHER = RepositoryName("team/other")
+SUBJECT = Digest("sha256", "5" * 64)
+
+
+def digest_of(content: bytes) -> Digest:
+    return Digest("sha256", hashlib.sha256(content).hexdigest())
+
+
+class Node:
+    """A state to write and the views to read it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = State.open(folder, "cluster")
+        self.state.apply([Entry(1, encode(Envelope(0, 0, 0, 1, EnrolProposer("test"))))])
+        self.views = Views(folder)
+
+    def apply(self, *commands: Command) -> int:
+        """Applies them one by one; returns the last index. They all come to DONE."""
+        for command in commands:
+            index = self.state.applied + 1
+            (outcome,) = self.state.apply([Entry(index, encode(Envelope(1, index, index - 1, 1, command)))])
+            assert outcome.status is Status.DONE, outcome
+        return self.state.applied
+
+    def close(self) -> None:
+        self.views.close()
+        self.state.close()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    opened = Node(tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+def record(repository: RepositoryName, *contents: bytes) -> RecordBlobs:
+    return RecordBlobs(repository, StoreId("0" * 32), tuple(BlobFact(digest_of(c), len(c)) for c in contents))
+
+
+def put(
+    repository: RepositoryName,
+    content: bytes,
+    *tags: str,
+    media_type: str = OCI_MANIFEST,
+    subject: Digest | None = None,
+    artifact_type: str | None = None,
+    annotations: tuple[tuple[str, str], ...] = (),
+) -> PutManifest:
+    facts = ManifestFacts(media_type, artifact_type, subject, (), (), annotations)
+    names = tuple(map(Tag, tags))
+    return PutManifest(repository, digest_of(content), len(content), content, facts, names, None, sparse=False)
+
+
+def test_there_are_no_views_before_there_is_a_state(tmp_path: Path) -> None:
+    with pytest.raises(StateRefused, match="the keeper makes it"):
+        Views(tmp_path / "state")
+
+
+def test_tags_and_digests_resolve_in_their_repository_only(node: Node) -> None:
+    index = node.apply(put(APP, b"one", "latest"), put(OTHER, b"one", media_type=OCI_INDEX))
+    view = ManifestView(digest_of(b"one"), OCI_MANIFEST, 3, index - 1)
+    assert node.views.resolve(APP, Tag("latest")) == view
+    assert node.views.resolve(APP, digest_of(b"one")) == view
+    assert node.views.manifest(APP, digest_of(b"one")) == (view, b"one")
+    assert node.views.content(digest_of(b"one")) == b"one"
+    assert node.views.resolve(OTHER, Tag("latest")) is None
+    other = node.views.resolve(OTHER, digest_of(b"one"))
+    assert other is not None
+    assert other.media_type == OCI_INDEX
+    absent = digest_of(b"absent")
+    assert node.views.resolve(APP, absent) is None
+    assert node.views.manifest(APP, absent) is None
+    assert node.views.content(absent) is None
+    assert node.views.resolve(RepositoryName("nowhere"), digest_of(b"one")) is None
+
+
+def test_what_resolves_is_as_new_as_the_tag_and_the_manifest(node: Node) -> None:
+    node.apply(put(APP, b"one", "t"))
+    moved = node.apply(put(APP, b"two", "t"))
+    assert changed(node, "t") == moved
+    back = node.apply(put(APP, b"one", "t"))
+    assert changed(node, "t") == back
+    retyped = node.apply(put(APP, b"one", media_type=OCI_INDEX))
+    assert changed(node, "t") == retyped
+
+
+def changed(node: Node, tag: str) -> int:
+    view = node.views.resolve(APP, Tag(tag))
+    assert view is not None
+    return view.changed
+
+
+def test_blobs_belong_to_repositories(node: Node) -> None:
+    index = node.apply(record(APP, b"layer"))
+    assert node.views.blob(APP, digest_of(b"layer")) == BlobView(5, index)
+    assert node.views.blob(OTHER, digest_of(b"layer")) is None
+    assert node.views.blob(APP, digest_of(b"other")) is None
+
+
+def test_what_is_missing_is_listed_in_the_order_asked(node: Node) -> None:
+    node.apply(record(APP, b"layer"), put(APP, b"child"))
+    blobs = [digest_of(content) for content in (b"x", b"layer", b"child", b"y")]
+    children = [digest_of(content) for content in (b"layer", b"child", b"z")]
+    absent = [digest_of(content) for content in (b"x", b"child", b"y", b"layer", b"z")]
+    assert node.views.missing(APP, blobs, children) == absent
+    assert node.views.missing(OTHER, blobs, children) == [*blobs, *children]
+    assert node.views.missing(APP, [], []) == []
+    many = [digest_of(b"%d" % number) for number in range(1000)]
+    assert node.views.missing(APP, [*many, digest_of(b"layer")], many) == [*many, *many]
+
+
+def test_tags_come_in_pages_in_ascii_order(node: Node) -> None:
+    names = ["0", "A", "Z", "_", "a", "a-1", "a.1", "a0", "b"]
+    assert node.views.tags(APP, None, 10) is None
+    node.apply(record(APP, b"layer"))
+    assert node.views.tags(APP, None, 10) == []
+    node.apply(*(put(APP, b"m", name) for name in reversed(names)))
+    assert node.views.tags(APP, None, 100) == sorted(names)
+    pages, after = [], None
+    while page := node.views.tags(APP, after, 2):
+        pages += page
+        after = page[-1]
+    assert pages == sorted(names)
+    assert node.views.tags(APP, "a-", 2) == ["a-1", "a.1"]
+    assert node.views.tags(APP, "zzz", 2) == []
+    assert node.views.tags(APP, None, 0) == []
+
+
+@pytest.mark.parametrize("after", ["", "\x00", "ü" * 300, "\ud800", "~" * 10_000, "' OR 1=1 --"])
+def test_any_text_will_do_as_a_place_to_go_on_from(node: Node, after: str) -> None:
+    node.apply(put(APP, b"m", "t"))
+    assert node.views.tags(APP, after, 5) in ([], ["t"])
+    assert node.views.repositories(after, 5) in ([], ["team/app"])
+    assert node.views.referrers(APP, SUBJECT, after, None, 5) == []
+
+
+def test_repositories_arise_stay_and_are_listed(node: Node) -> None:
+    assert node.views.repositories(None, 10) == []
+    assert not node.views.has_repository(APP)
+    node.apply(put(RepositoryName("b"), b"m", "t"), record(RepositoryName("a/b"), b"x"), put(RepositoryName("a"), b"m"))
+    node.apply(DeleteTag(RepositoryName("b"), Tag("t"), None), DeleteManifest(RepositoryName("b"), digest_of(b"m")))
+    assert node.views.repositories(None, 10) == ["a", "a/b", "b"]
+    assert node.views.repositories("a", 1) == ["a/b"]
+    assert node.views.tags(RepositoryName("b"), None, 10) == []
+    assert node.views.has_repository(RepositoryName("b"))
+
+
+def test_referrers_are_listed_filtered_and_paged(node: Node) -> None:
+    notes = (("k", "ü"), ("org.example", ""))
+    node.apply(
+        put(APP, b"sig", subject=SUBJECT, artifact_type="application/sig", annotations=notes),
+        put(APP, b"sbom", subject=SUBJECT, artifact_type="application/sbom", media_type=OCI_INDEX),
+        put(APP, b"plain", subject=SUBJECT),
+        put(APP, b"elsewhere", subject=digest_of(b"elsewhere")),
+        put(OTHER, b"other", subject=SUBJECT),
+    )
+    signature = Referrer(digest_of(b"sig"), OCI_MANIFEST, 3, "application/sig", dict(notes))
+    bill = Referrer(digest_of(b"sbom"), OCI_INDEX, 4, "application/sbom", {})
+    plain = Referrer(digest_of(b"plain"), OCI_MANIFEST, 5, None, {})
+    everything = sorted([signature, bill, plain], key=lambda referrer: referrer.digest.packed)
+    assert node.views.referrers(APP, SUBJECT, None, None, 10) == everything
+    assert node.views.referrers(APP, SUBJECT, "application/sig", None, 10) == [signature]
+    assert node.views.referrers(APP, SUBJECT, "application/none", None, 10) == []
+    assert node.views.referrers(APP, SUBJECT, None, everything[0].digest, 1) == everything[1:2]
+    assert node.views.referrers(APP, digest_of(b"absent"), None, None, 10) == []
+    assert node.views.referrers(RepositoryName("nowhere"), SUBJECT, None, None, 10) == []
+
+
+def test_a_commit_is_seen_by_the_next_read_and_pins_nothing(node: Node) -> None:
+    for number in range(1, 20):
+        index = node.apply(put(APP, b"%d" % number, "t", f"v{number}"))
+        assert node.views.applied() == index
+        view = node.views.resolve(APP, Tag("t"))
+        assert view is not None
+        assert (view.digest, view.changed) == (digest_of(b"%d" % number), index)
+        assert len(node.views.tags(APP, None, 100) or []) == number + 1
+        assert node.views.blob(APP, SUBJECT) is None
+        # A snapshot left open by any of the reads would keep SQLite from emptying its log.
+        node.state.checkpoint()
+        assert (node.folder / "db-1.sqlite-wal").stat().st_size == 0
+
+
+def test_views_outlive_the_writer(node: Node) -> None:
+    node.apply(put(APP, b"m", "t"))
+    node.state.close()
+    assert node.views.tags(APP, None, 10) == ["t"]
+    late = Views(node.folder)
+    assert late.tags(APP, None, 10) == ["t"]
+    late.close()
+    node.state = State.open(node.folder, "cluster")
+    index = node.apply(put(APP, b"m", "u"))
+    assert (node.views.applied(), node.views.tags(APP, None, 10)) == (index, ["t", "u"])
+
+
+def test_views_cannot_write(node: Node) -> None:
+    path = generation.current(node.folder)
+    assert path is not None
+    connection = generation.open_reader(path)
+    with pytest.raises(Exception, match="readonly"):
+        connection.execute("DELETE FROM tags")
+    connection.close()
+
+
+def test_the_hash_is_the_states_and_can_be_taken_in_a_thread(node: Node) -> None:
+    node.apply(put(APP, b"m", "t"))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(node.views.hash).result() == (node.state.applied, node.state.hash())
+    assert node.views.cluster_id == "cluster"

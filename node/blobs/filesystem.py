@@ -7,6 +7,7 @@ too. Every shard folder is made and synced with the store, so that a commit has 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -170,25 +171,28 @@ class FilesystemStore:
         if volume.f_bavail * volume.f_frsize < self._free_bytes:
             raise StoreFull(f"less than {self._free_bytes} bytes are free")
 
-    def adopt(self, path: Path, digest: Digest) -> None:
-        """The file at `path`, verified and synced by the caller, becomes the blob, durably. Blocks. Raises StoreFull,
-        StoreFailed; the file has been moved or not, and `confirm` tells."""
-        target = self._path(digest)
-        with disk_errors(f"committing {digest}"):
-            path.rename(target)
-            sync_folder(target.parent)
-
     def confirm(self, digest: Digest, size_bytes: int) -> bool:
-        """Whether the blob is held with that size, durably from now on: whoever put it there may not have come as far
-        as syncing the folder. Blocks. Raises StoreFull, StoreFailed."""
-        try:
-            if self.size_of(digest) != size_bytes:
-                return False
-        except BlobNotFound:
-            return False
-        with disk_errors(f"confirming {digest}"):
-            sync_folder(self._path(digest).parent)
-        return True
+        """Whether the blob is held with that size, durably from now on. Blocks. Raises StoreFull, StoreFailed."""
+        path = self._path(digest)
+        with disk_errors(f"confirming {digest}"), _committing(path.parent):
+            return _confirm(path, size_bytes)
+
+    def adopt(self, source: Path, digest: Digest, size_bytes: int) -> None:
+        """The file `source`, verified and synced by the caller, becomes the blob, durably; if the blob is held by now
+        the file is removed instead. Blocks. Raises StoreFull, StoreFailed: the file is where it was."""
+        path = self._path(digest)
+        with disk_errors(f"committing {digest}"), _committing(path.parent):
+            if _confirm(path, size_bytes):
+                source.unlink()
+                return
+            source.rename(path)
+            try:
+                sync_folder(path.parent)
+            except OSError:
+                # The kernel reports a loss once: a second sync would succeed without the name, which has to be made
+                # anew. Nobody else has relied on it, since that takes the lock.
+                path.rename(source)
+                raise
 
     def _path(self, digest: Digest) -> Path:
         return self._folder / digest.algorithm / digest.hex[:2] / digest.hex
@@ -228,6 +232,27 @@ def _read_and_close(descriptor: int, offset: int, length: int) -> bytes:
     return content
 
 
+@contextmanager
+def _committing(shard: Path) -> Iterator[None]:
+    """One committer a shard at a time, on the whole node."""
+    descriptor = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _confirm(path: Path, size_bytes: int) -> bool:
+    try:
+        if path.stat().st_size != size_bytes:
+            return False
+    except FileNotFoundError:
+        return False
+    sync_folder(path.parent)  # a process that died may have put it there and come no further
+    return True
+
+
 def _prepare(folder: Path, store_id: StoreId) -> None:
     """Makes and syncs the folders, then the mark that says that this is done and whose store it is."""
     mark = folder / "STORE"
@@ -240,7 +265,6 @@ def _prepare(folder: Path, store_id: StoreId) -> None:
     for algorithm in ALGORITHMS:
         for shard in _SHARDS:
             (folder / algorithm / shard).mkdir(parents=True, exist_ok=True)
-            sync_folder(folder / algorithm / shard)
         sync_folder(folder / algorithm)
     sync_folder(folder)
     sync_folder(folder.parent)

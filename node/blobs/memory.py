@@ -123,7 +123,7 @@ class MemoryUpload:
     async def write(self, chunk: bytes) -> None:
         """See Upload. Raises UploadNotFound for an upload that is committed already."""
         self._require_holding()
-        if self._session.committed:
+        if self._session.committed and chunk:
             raise UploadNotFound(self.upload_id)
         self._uploads.store.take(len(chunk))
         self._session.content += chunk

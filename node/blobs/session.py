@@ -218,7 +218,7 @@ class HeldUpload:
                 self._data_path.unlink()
         else:
             self._sync()
-            self._store.adopt(self._data_path, digest)
+            self._store.adopt(self._data_path, digest, self.offset)
         return self.offset
 
     def _commit_again(self, digest: Digest) -> int:

@@ -55,6 +55,8 @@ class FilesystemUpload:
     async def write(self, chunk: bytes) -> None:
         """See Upload. Raises UploadNotFound for an upload that is committed already."""
         self._require_holding()
+        if not chunk:
+            return
         if self._held.committed:
             raise UploadNotFound(self.upload_id)
         if self._held.failure:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
@@ -63,15 +64,12 @@ async def push(stores: Stores, content: bytes, algorithm: str = "sha256") -> Dig
 
 
 async def pull(blobs: BlobStore, digest: Digest, piece: int = MIB) -> bytes:
-    reader = await blobs.open(digest)
-    pieces = []
-    offset = 0
-    while found := await reader.read(offset, piece):
-        pieces.append(found)
-        offset += len(found)
-    assert offset == reader.size_bytes
-    reader.close()
-    return b"".join(pieces)
+    with closing(await blobs.open(digest)) as reader:
+        content = bytearray()
+        while found := await reader.read(len(content), piece):
+            content += found
+        assert len(content) == reader.size_bytes
+        return bytes(content)
 
 
 async def held(blobs: BlobStore) -> set[Digest]:

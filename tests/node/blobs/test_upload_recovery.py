@@ -174,7 +174,7 @@ class TestDeathInTheMiddleOfACommit:
     @pytest.mark.parametrize("incarnation", ["first start", "second start"])
     async def test_after_the_rename_it_is_committed(self, files: FileStores, upload_id: str, incarnation: str) -> None:
         store, uploads = files.store(), files.uploads(incarnation=incarnation)
-        store.adopt(files.upload_folder(upload_id) / "data", digest_of(CONTENT))
+        store.adopt(files.upload_folder(upload_id) / "data", digest_of(CONTENT), len(CONTENT))
         upload = await uploads.resume(upload_id)
         assert upload.offset == len(CONTENT)
         assert await upload.commit(digest_of(CONTENT)) == len(CONTENT)

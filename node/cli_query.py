@@ -137,14 +137,17 @@ def status(ctx: click.Context, path: Path | None, as_json: bool) -> None:
       meridian status --config meridian.toml
     """
     config = _config(path)
-    answer = _get(_client(f"http://{config.listen.admin}", None), "/readyz")
-    checks = _object(answer)
-    ready = answer.status_code == 200
-    row = {"region": config.node.region, "node": config.node.name, "address": config.listen.address, "ready": ready}
+    with _client(f"http://{config.listen.admin}", None) as client:
+        readiness = _get(client, "/readyz")
+        report = _object(_get(client, "/meridian/v1/status"))
+    ready = readiness.status_code == 200
+    known = {"ready": ready, "address": config.listen.address, **report}
+    checks = _object(readiness)
     if as_json:
-        show_json({**row, "checks": checks})
+        show_json({**known, "checks": checks})
     else:
-        show_table(["item", "value"], [{"item": key, "value": value} for key, value in {**row, **checks}.items()])
+        found = {**known, **{f"check: {name}": said for name, said in checks.items()}}
+        show_table(["item", "value"], [{"item": key, "value": value} for key, value in found.items()])
     ctx.exit(0 if ready else NOT_READY)
 
 

@@ -55,7 +55,8 @@ class JsonFormatter(logging.Formatter):
             line["message"] = _cut(message)
         if identity := request_id.get():
             line["request_id"] = identity
-        line = {key: _cut(value) for key, value in vars(record).items() if key not in _STANDARD} | line
+        fields = vars(record).items()
+        line |= {key: _cut(value) for key, value in fields if key not in _STANDARD and key not in line}
         if record.exc_info:
             line["exception"] = _cut(self.formatException(record.exc_info))
         return json.dumps(line, default=str)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import cases, memory, report, servers
 from bench.cases import Case, Measurement, Scale, Stock
-from bench.load import Content
+from bench.load import Content, LoadFailed
 from bench.servers import Server
 from consensus import clock
 
@@ -27,7 +27,7 @@ SPARE_BYTES = 5_000_000_000
 
 
 def main() -> int:
-    """Parse the command line, measure, write; 2 when a server is missing or fails."""
+    """Parse the command line, measure, write; 2 when a server is missing or a load fails."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="about two minutes; writes to build/bench instead of bench/"
@@ -38,7 +38,7 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     try:
         outcome = run(work, cases.QUICK if options.quick else cases.FULL, options.only, sys.argv[1:])
-    except (servers.ServerMissing, servers.ServerFailed) as error:
+    except (servers.ServerMissing, servers.ServerFailed, LoadFailed) as error:
         print(error, file=sys.stderr)
         return 2
     folder = work if options.quick or options.only else Path("bench")

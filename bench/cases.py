@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 
 from bench import load
@@ -120,7 +120,7 @@ def all_cases(stock: Stock, scale: Scale) -> list[Case]:
         read("manifest by digest, 16 clients", f"manifests/{stock.manifest_digest}", scale, unit="req/s", goal=8.0),
         read("4 KB blob, 16 clients", f"blobs/{stock.small.digest}", scale, unit="req/s"),
         read("1 MB blob, 16 clients", f"blobs/{stock.middle.digest}", scale, goal=3.0),
-        read("100 MB blob, 16 clients", f"blobs/{stock.large.digest}", scale),
+        read("100 MB blob, 16 clients", f"blobs/{stock.large.digest}", replace(scale, seconds=3 * scale.seconds)),
         read(
             "1 MB range of a 100 MB blob, 16 clients",
             f"blobs/{stock.large.digest}",

@@ -75,7 +75,7 @@ def get(
     if line is None:
         raise LoadFailed(f"wrk {url}: {said.stdout}{said.stderr}")
     found = json.loads(line[1:])
-    if found["errors"] or not found["requests"]:
+    if found["errors"] or not found["bytes"]:
         raise LoadFailed(f"wrk {url}: {found}")
     return Load(
         found["requests"], found["bytes"], found["micros"] / 1e6, p50_ms=found["p50"] / 1e3, p99_ms=found["p99"] / 1e3

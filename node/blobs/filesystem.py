@@ -206,7 +206,7 @@ class FilesystemStore:
 
     def _delete(self, digest: Digest) -> None:
         path = self._path(digest)
-        with disk_errors(f"deleting {digest}"):
+        with disk_errors(f"deleting {digest}"), _committing(path.parent):
             path.unlink(missing_ok=True)
             sync_folder(path.parent)
 
@@ -234,7 +234,7 @@ def _read_and_close(descriptor: int, offset: int, length: int) -> bytes:
 
 @contextmanager
 def _committing(shard: Path) -> Iterator[None]:
-    """One committer a shard at a time, on the whole node."""
+    """One commit or delete a shard at a time, on the whole node."""
     descriptor = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

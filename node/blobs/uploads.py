@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from consensus import clock, entropy
 from consensus.names import Digest
@@ -39,7 +39,7 @@ class FilesystemUpload:
         self._offset = held.offset
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
-        self._last: Future[None] | None = None
+        self._last: Future[Any] | None = None
         self._failure_told = False
 
     @property
@@ -70,7 +70,7 @@ class FilesystemUpload:
         try:
             if self._last:
                 await jobs.finished(self._last)
-            self._last = self._queue(partial(self._held.append, self._take_gathered()))
+            self._queue(partial(self._held.append, self._take_gathered()))
         except StoreError:
             self._failure_told = True
             raise
@@ -115,7 +115,9 @@ class FilesystemUpload:
                 previous.exception()  # waits; it was queued earlier, so it is running already
             return job()
 
-        return self._store.writers.submit(in_order)
+        future = self._store.writers.submit(in_order)
+        self._last = future
+        return future
 
 
 def _suspend(held: HeldUpload, chunks: list[bytes]) -> StoreError | None:

@@ -215,3 +215,17 @@ async def test_a_cancelled_caller_holds_nothing(files: FileStores) -> None:
             await begun.abort()
     await until_count(stores.elsewhere, 1)
     assert await pull(stores.blobs, digest) == b"content"
+
+
+async def test_aborting_after_a_cancelled_commit_leaves_no_upload(files: FileStores) -> None:
+    stores, content = files.stores(), noise(2 * MIB)
+    for steps in range(4):
+        upload = await stores.uploads.begin()
+        await upload.write(content)
+        committing = asyncio.create_task(upload.commit(digest_of(content)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        committing.cancel()
+        await asyncio.gather(committing, return_exceptions=True)
+        await upload.abort()
+        assert not files.upload_folder(upload.upload_id).exists()

@@ -88,13 +88,12 @@ class Uploads:
                 try:
                     await self._receive(repository, upload, chunks, span)
                 except UploadNotFound:  # committed by an earlier attempt: the same bytes, sent again
-                    async for _ in chunks:
-                        pass
+                    await _pass_over(chunks)
                 await self._commit(repository, upload, digest)
         except (UploadUnknown, UploadNotFound) as error:
-            if self._tokens.read(token, repository) and self._views.blob(repository, digest):
-                return  # finished before, and the answer was lost
-            raise UploadUnknown from error
+            if not (self._tokens.read(token, repository) and self._views.blob(repository, digest)):
+                raise UploadUnknown from error
+            await _pass_over(chunks)  # finished before, and the answer was lost
 
     async def push(self, repository: RepositoryName, chunks: Chunks, digest: Digest) -> None:
         """All of a blob at once. Nothing is left of it if this raises."""
@@ -161,3 +160,8 @@ class Uploads:
     def _progress(self, repository: RepositoryName, upload: Upload) -> UploadProgress:
         token = self._tokens.issue(upload.upload_id, repository)
         return UploadProgress(repository, token, upload.upload_id, upload.offset)
+
+
+async def _pass_over(chunks: Chunks) -> None:
+    async for _ in chunks:
+        pass

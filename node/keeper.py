@@ -137,8 +137,9 @@ async def serve(launch: Launch) -> None:
 async def _end_of(wait: Coroutine[Any, Any, object], replica: Replica) -> None:
     """Waits for it; raises what the replica fails with if that comes first."""
     waiting, failed = asyncio.create_task(wait), replica.failed
+    either: list[asyncio.Future[Any]] = [waiting, failed]
     try:
-        await asyncio.wait([waiting, failed], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             raise failed.result()
         await waiting

@@ -1,0 +1,77 @@
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from node.config import Config, Listen, Node
+from node.premises import MAX_SOCKET_PATH_BYTES, PremisesRefused, address_of, occupied, runtime_folder
+
+
+def configuration(data: Path, runtime: str = "", address: str = "127.0.0.1:0") -> Config:
+    return Config(node=Node(data=str(data), runtime=runtime), listen=Listen(address=address, admin="127.0.0.1:0"))
+
+
+def test_what_a_node_occupies(tmp_path: Path) -> None:
+    data = tmp_path / "some" / "data"
+    with occupied(configuration(data)) as premises:
+        assert premises.runtime == data / "run"
+        assert stat.S_IMODE(premises.runtime.stat().st_mode) == 0o700
+        assert (data / "lock").read_text() == f"{os.getpid()}\n"
+        for listener in (premises.registry, premises.admin):
+            socket.create_connection(listener.getsockname()).close()
+        assert address_of(premises.registry) == f"127.0.0.1:{premises.registry.getsockname()[1]}"
+        identity = premises.identity
+    with occupied(configuration(data)) as premises:
+        assert premises.identity == identity
+
+
+def test_stale_sockets_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "keeper.sock").write_bytes(b"")
+    with occupied(configuration(tmp_path)):
+        assert not (tmp_path / "run" / "keeper.sock").exists()
+
+
+def test_sockets_move_where_their_path_is_short_enough(tmp_path: Path) -> None:
+    data = tmp_path / ("d" * MAX_SOCKET_PATH_BYTES)
+    folder = runtime_folder(configuration(data))
+    assert folder.parent == Path("/tmp")
+    assert folder == runtime_folder(configuration(data))
+    assert folder != runtime_folder(configuration(data / "other"))
+    assert runtime_folder(configuration(data, str(tmp_path))) == tmp_path
+
+
+def test_a_runtime_folder_with_too_long_a_path_is_refused(tmp_path: Path) -> None:
+    config = configuration(tmp_path, str(tmp_path / ("d" * MAX_SOCKET_PATH_BYTES)))
+    with pytest.raises(PremisesRefused, match="at most"), occupied(config):
+        pass
+
+
+def test_a_runtime_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(PremisesRefused, match="has to be a folder"),
+        occupied(configuration(tmp_path, str(tmp_path / "link"))),
+    ):
+        pass
+
+
+def test_an_address_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PremisesRefused, match=r"192\.0\.2\.1:5000"),
+        occupied(
+            Config(
+                node=Node(data=str(tmp_path)),
+                listen=Listen(address="192.0.2.1:5000", admin="127.0.0.1:0", allow_remote_open=True),
+            )
+        ),
+    ):
+        pass
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    with occupied(configuration(tmp_path, address="[::1]:0")) as premises:
+        assert address_of(premises.registry).startswith("[::1]:")

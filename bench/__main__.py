@@ -51,6 +51,7 @@ def main() -> int:
 def run(work: Path, scale: Scale, only: str, arguments: Sequence[str]) -> report.Outcome:
     """Measure everything that `only` selects."""
     require_space(work, scale)
+    busy = os.getloadavg()[0]
     disk = disk_speed(work, scale.large_bytes)
     stock = Stock.make()
     selected = [case for case in cases.all_cases(stock, scale) if only in case.name]
@@ -59,7 +60,7 @@ def run(work: Path, scale: Scale, only: str, arguments: Sequence[str]) -> report
     return report.Outcome(
         command=" ".join(["python -m bench", *arguments]) if arguments else "make bench",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        machine=report.Machine.here(disk),
+        machine=report.Machine.here(disk, busy),
         versions=versions,
         scale=scale,
         cases=selected,

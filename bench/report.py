@@ -29,15 +29,17 @@ class Machine:
     kernel: str
     python: str
     disk_bytes_second: float
+    load_average: float  # of the last minute before the run: what else ran here
 
     @classmethod
-    def here(cls, disk_bytes_second: float) -> Machine:
+    def here(cls, disk_bytes_second: float, load_average: float) -> Machine:
         """This machine."""
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         cores = os.cpu_count() or 1
-        return cls(processor, cores, memory, platform.release(), platform.python_version(), disk_bytes_second)
+        kernel, python = platform.release(), platform.python_version()
+        return cls(processor, cores, memory, kernel, python, disk_bytes_second, load_average)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _head(outcome: Outcome) -> str:
 in another order each round: medians of {scale.rounds} rounds. Load generator (wrk; for pushes and the memory test our
 own sockets) and servers share the {machine.cores} cores, so differences under 30 % are ties.
 
-- {machine.processor}, {machine.cores} cores, {machine.memory_bytes / GB:.0f} GB of memory
+- {machine.processor}, {machine.cores} cores, {machine.memory_bytes / GB:.0f} GB of memory, load average {machine.load_average:.1f} before the run
 - Linux {machine.kernel}, Python {machine.python}
 - the disk alone takes and fsyncs {scale.large_bytes / GB:.2f} GB at {machine.disk_bytes_second / MB:.0f} MB/s
 {versions}

@@ -7,7 +7,7 @@ from bench.load import Load
 from bench.memory import MemoryUse
 from bench.report import Machine, Outcome
 
-MACHINE = Machine("a processor", 2, 8_000_000_000, "6.1", "3.11", 1e9)
+MACHINE = Machine("a processor", 2, 8_000_000_000, "6.1", "3.11", 1e9, 0.1)
 CASE = Case("pulls", "MB/s", lambda server, number: Load(0, 0, 1.0), goal=3.0)
 
 

@@ -247,6 +247,7 @@ def test_what_is_not_known_is_refused_by_name(position: int, value: object, reas
         (5, [*DELETE, 1, b"x", ["a/b", None, None, [], [], []], ["-"], None, False]),
         (5, [*DELETE, 1, b"x", ["a/b", None, None, [], [], []], [], True, False]),
         (5, [*DELETE, MAX_MANIFEST_BYTES + 1, b"x", ["a/b", None, None, [], [], []], [], None, False]),
+        (5, [*DELETE, 1, b"x", ["a/b", None, None, [], [], []], [], None, 0]),
         (6, ["team/app", "v1", ABSENT.value]),
         (7, ["team/app", DIGEST.packed[:-1]]),
         (8, ["team/app", b"\x07" + DIGEST.packed[1:]]),

@@ -331,6 +331,13 @@ def test_a_thousand_blobs_and_children_are_found_in_any_number_of_chunks(state: 
     assert {outcome.status for outcome in outcomes} == {Status.DONE}
 
 
+def test_one_command_cannot_give_a_blob_two_sizes(state: State) -> None:
+    digest = digest_of(b"a")
+    twice = RecordBlobs(REPOSITORY, STORE, (BlobFact(digest, 1), BlobFact(digest, 2)))
+    (_, outcome) = state.apply([enrol(1), entry(2, twice)])
+    assert (outcome.status, outcome.reason, outcome.digests) == (Status.REFUSED, Reason.SIZE_MISMATCH, (digest,))
+
+
 def test_sha512_content_is_verified_like_any_other(state: State) -> None:
     digest = Digest("sha512", hashlib.sha512(b"m").hexdigest())
     right = PutManifest(REPOSITORY, digest, 1, b"m", OPAQUE, (), None, sparse=False)

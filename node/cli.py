@@ -8,7 +8,6 @@ commands through the entry-point group `meridian.commands`.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -141,16 +140,10 @@ def completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise click.ClickException(f"no completion for {shell}")
-    click.echo(_completion_source(kind))
-
-
-def _completion_source(kind: Any) -> str:
-    # click looks for bash itself to check its version; the script is the same from 4.4 on.
+    # Not `source()`: for bash that looks for bash itself, to check its version.
+    kind: Any = get_completion_class(shell)
     completer = kind(cli, {}, "meridian", "_MERIDIAN_COMPLETE")
-    return str(completer.source_template % completer.source_vars())
+    click.echo(completer.source_template % completer.source_vars())
 
 
 def main() -> None:
@@ -167,12 +160,8 @@ def main() -> None:
         code = _complain(error.format_message(), error.exit_code)
     except ConfigError as error:
         code = _complain(str(error), MISUSED)
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         code = INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has had enough; the interpreter must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
     except (ConsensusError, OSError) as error:
         code = _complain(str(error), FAILED)
     sys.exit(code)

@@ -91,6 +91,20 @@ def test_a_reader_who_has_had_enough_gets_no_traceback(tmp_path: Path) -> None:
         assert process.communicate(timeout=30)[1] == b""
 
 
+def test_at_a_terminal_there_is_a_table(tmp_path: Path) -> None:
+    controller, terminal = os.openpty()
+    command = [*MERIDIAN, "local", "status"]
+    environment = clean_environment({"TERM": "xterm", "COLUMNS": "100"})
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=terminal) as process:
+        os.close(terminal)
+        assert process.wait(30) == 0
+    shown = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert "REGION" in shown
+    assert "\u2500" in shown
+    assert "waiting" in shown
+
+
 # --- completion ---
 
 

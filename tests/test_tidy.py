@@ -25,6 +25,8 @@ BESIDE = ("bench", "tests")  # may import any layer; no layer imports them
 FILE_LINES, FUNCTION_LINES, POSITIONAL = 400, 60, 5
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "managers", "misc"}
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
+LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
+EVENT = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
 PRIVATE_PATH = re.compile(r"(?<![\w.])/(home|root|Users|work)/[\w.]+")
 TEXT = {".py", ".toml", ".md", ".sh", ".yaml", ".yml", ".sql", ".txt", ".cfg", ".tf", ""}
 OURS = {".ci", ".gitignore", ".pre-commit-config.yaml"}  # other hidden files are made by tools
@@ -177,6 +179,18 @@ def check_name(source: Source) -> Iterator[str]:
         yield f"{source.name}:1: {vague!r} says nothing about what is in it"
 
 
+def check_events(source: Source) -> Iterator[str]:
+    """What is logged is an event with a fixed name; what varies is in its fields."""
+    if source.package not in PRODUCT:
+        return
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[name, *_]) if level in LEVELS:
+                text = name.value if isinstance(name, ast.Constant) else ""
+                if not EVENT.fullmatch(str(text)):
+                    yield source.find(node, "the first argument is not the name of an event")
+
+
 def check_finished(source: Source) -> Iterator[str]:
     """No note to oneself, and no path of the machine on which it was written."""
     for number, line in enumerate(source.text.splitlines(), 1):
@@ -192,6 +206,7 @@ CHECKS: tuple[Callable[[Source], Iterator[str]], ...] = (
     check_nowhere,
     check_size,
     check_name,
+    check_events,
 )
 
 
@@ -226,6 +241,7 @@ BAD = {
     "node/a.py:2: f has 61 lines, at most 60": (check_size, "\ndef f():\n" + " x\n" * 60),
     "node/a.py:1: f has 6 positional parameters, at most 5": (check_size, "def f(a, b, c, d, e, f): pass\n"),
     "node/utils/a.py:1: 'utils' says nothing about what is in it": (check_name, ""),
+    "node/a.py:1: the first argument is not the name of an event": (check_events, "log.info(f'went {well}')\n"),
     "docs/a.md:2: unfinished: FIX" + "ME later": (check_finished, "\nFIX" + "ME later\n"),
     "docs/a.md:1: a path of one machine: see /" + "home/me": (check_finished, "see /" + "home/me\n"),
 }

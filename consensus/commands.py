@@ -127,7 +127,8 @@ class DeleteManifest:
 
 @dataclass(frozen=True, slots=True)
 class DeleteBlob:
-    """The blob leaves the repository; refused (BLOB_IN_USE) while a manifest there names it. Bytes stay for the collector."""
+    """The blob leaves the repository; refused (BLOB_IN_USE) while a manifest there names it. Its bytes stay for the
+    collector."""
 
     repository: RepositoryName
     digest: Digest

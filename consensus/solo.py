@@ -40,7 +40,7 @@ class SoloLog:
         self._node_id = node_id
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._pending_bytes = 0
-        self._tail = _Tail()
+        self._tail = Tail()
         self._watchers: set[asyncio.Future[None]] = set()
         self._failure: LogError | None = None
         self._closing = False
@@ -186,7 +186,7 @@ class SoloLog:
         self._announce()
 
 
-class _Tail:
+class Tail:
     """The newest entries, without gaps, up to _TAIL_BYTES."""
 
     def __init__(self) -> None:
@@ -194,6 +194,7 @@ class _Tail:
         self._size = 0
 
     def add(self, entry: Entry) -> None:
+        """Takes the entry behind the last one taken."""
         self._entries[entry.index] = entry
         self._size += len(entry.payload) + _OVERHEAD_BYTES
         while self._size > _TAIL_BYTES:

@@ -37,7 +37,6 @@ class FaultyChannel:
         self.enrolled: list[int] = []
         self.attempts: list[tuple[int, int, int]] = []
         self.under_way: Counter[tuple[int, int]] = Counter()
-        self.most_under_way = 0
         self.failing = asyncio.Event()
 
     async def enrol(self, name: str) -> int:
@@ -49,7 +48,6 @@ class FaultyChannel:
         self.attempts.append((proposer, sequence, acknowledged))
         self.under_way[proposer, sequence] += 1
         assert all(acknowledged < other for same, other in self.under_way if same == proposer)
-        self.most_under_way = max(self.most_under_way, self.under_way.total())
         try:
             return await self._carry(lambda: self.replica.propose(proposer, sequence, acknowledged, command))
         finally:
@@ -230,10 +228,19 @@ async def test_a_cancelled_caller_does_not_hold_the_watermark(tmp_path: Path) ->
 
 async def test_a_bounded_number_is_under_way(tmp_path: Path) -> None:
     async with replica_in(tmp_path) as replica:
-        channel = FaultyChannel(replica)
+        channel = FaultyChannel(replica, (FINE, FINE, *[STUCK] * MAX_IN_FLIGHT))
         proposer = Proposer(channel, "test")
-        await asyncio.gather(*(proposer.propose(mount(1)) for _ in range(MAX_IN_FLIGHT + 200)))
-        assert channel.most_under_way <= MAX_IN_FLIGHT
+        await proposer.propose(mount(0))
+        tasks = [asyncio.create_task(proposer.propose(mount(number))) for number in range(MAX_IN_FLIGHT + 100)]
+        for _ in range(len(tasks)):
+            await asyncio.sleep(0)
+        assert channel.under_way.total() == MAX_IN_FLIGHT
+        for task in tasks[:100]:
+            task.cancel()
+        assert all(outcome.reason is Reason.BLOB_UNKNOWN for outcome in await asyncio.gather(*tasks[-100:]))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 @settings(max_examples=40, deadline=None)

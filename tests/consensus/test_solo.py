@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from consensus.errors import LogCorrupt, LogUnavailable
-from consensus.log import Log
-from consensus.solo import MAX_PENDING_BYTES, SoloLog
+from consensus.log import Entry, Log
+from consensus.solo import MAX_PENDING_BYTES, SoloLog, Tail
 from tests.consensus.log_suite import LogSuite, OpenLog, fill, read
 from tests.consensus.wal_files import files, replace_open_file
 
@@ -47,6 +47,16 @@ async def test_old_entries_are_read_from_the_files_again_and_again(tmp_path: Pat
     await log.close()
 
 
+def test_what_is_kept_in_memory_is_bounded() -> None:
+    tail = Tail()
+    entries = [Entry(index, bytes(2 * MIB)) for index in range(1, 21)]
+    for entry in entries:
+        tail.add(entry)
+    assert tail.batch(1) == ()
+    assert tail.batch(15) == tuple(entries[15:17])
+    assert tail.batch(20) == ()
+
+
 async def test_beyond_the_bound_appends_are_refused_at_once(tmp_path: Path) -> None:
     log = SoloLog.open(tmp_path / "wal")
     payload = bytes(4 * MIB)
@@ -56,7 +66,8 @@ async def test_beyond_the_bound_appends_are_refused_at_once(tmp_path: Path) -> N
     refused = [result for result in results if isinstance(result, LogUnavailable)]
     assert 4 <= len(refused) <= 5
     assert "waiting for the disk" in str(refused[0])
-    assert await log.append(b"room again") == log.status.commit
+    for _ in range(2):
+        assert await log.append(payload) == log.status.commit
     await log.close()
 
 

@@ -206,6 +206,30 @@ def test_a_write_torn_in_its_middle_is_cut_but_damage_before_it_is_not(tmp_path:
         Wal.open(tmp_path / "damaged")
 
 
+@pytest.mark.parametrize("beyond", [1, 2, segments.RECORD_BYTES - 1, segments.RECORD_BYTES, segments.RECORD_BYTES + 1])
+def test_damage_in_a_large_record_is_told_by_the_next_one_wherever_it_starts(tmp_path: Path, beyond: int) -> None:
+    """The file is searched a mebibyte at a time."""
+    with opened(tmp_path / "wal") as wal:
+        wal.append([bytes(1024 * 1024 + 1 - beyond - segments.RECORD_BYTES)])
+        wal.append([b"behind it"])
+    flip(files(tmp_path / "wal")[0], segments.HEADER_BYTES + 100)
+    with pytest.raises(LogCorrupt, match="whole records follow"):
+        Wal.open(tmp_path / "wal")
+
+
+def test_what_is_written_but_not_synced_is_not_read(tmp_path: Path) -> None:
+    with opened(tmp_path / "wal") as wal:
+        wal.append([b"synced"])
+        path = files(tmp_path / "wal")[0]
+        with path.open("rb+") as file:
+            salt = segments.read_salt(file, path, 1)
+            end = file.seek(0, os.SEEK_END)
+            file.write(segments.encode_record_head(2, b"not yet", durable=end, salt=salt) + b"not yet")
+        assert read_all(wal) == [b"synced"]
+    with opened(tmp_path / "wal") as wal:
+        assert read_all(wal) == [b"synced", b"not yet"]
+
+
 def test_damage_found_while_reading_is_refused(written: Written) -> None:
     with opened(written.folder, SEGMENT_BYTES) as wal:
         flip(files(written.folder)[1], 60)

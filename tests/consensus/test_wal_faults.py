@@ -89,18 +89,19 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 OVER_THE_FILE_SIZE = """
-import resource, sys
+import resource, shutil, sys
 from pathlib import Path
 from consensus.errors import LogFull
 from consensus.wal import Wal
 wal = Wal.open(Path(sys.argv[1]), segment_bytes=10**9)
 wal.append([b"before"])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-for payloads in ([bytes(10_000), bytes(15_000)], [bytes(30_000)]):
+for payloads in ([bytes(30_000)], [bytes(10_000), bytes(15_000)]):
     try:
         wal.append(payloads)
     except LogFull as error:
         print(error)
+shutil.copytree(sys.argv[1], sys.argv[1] + "-full")
 print(wal.append([b"after"]))
 """
 
@@ -111,6 +112,8 @@ def test_a_limit_on_file_sizes_counts_as_a_full_disk(tmp_path: Path) -> None:
     assert said[-1] == "2"
     with opened(tmp_path / "wal") as wal:
         assert read_all(wal) == [b"before", b"after"]
+    with opened(tmp_path / "wal-full") as wal:
+        assert read_all(wal) == [b"before"]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ def _head(outcome: Outcome) -> str:
 in another order each round: medians of {scale.rounds} rounds. Load generator (wrk; for pushes and the memory test our
 own sockets) and servers share the {machine.cores} cores, so differences under 30 % are ties.
 
-- {machine.processor}, {machine.cores} cores, {machine.memory_bytes / GB:.0f} GB of memory, load average {machine.load_average:.1f} before the run
+- {machine.processor}, {machine.cores} cores, {machine.memory_bytes / GB:.0f} GB of memory
+- load average {machine.load_average:.1f} before the run
 - Linux {machine.kernel}, Python {machine.python}
 - the disk alone takes and fsyncs {scale.large_bytes / GB:.2f} GB at {machine.disk_bytes_second / MB:.0f} MB/s
 {versions}

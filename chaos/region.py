@@ -90,7 +90,7 @@ class RegionNode:
         watched: dict[int, int] = {}
         try:
             # Stopped first, so that none sees another's death, or starts a child, before its own turn comes.
-            while found := [pid for pid in _family(self._process.pid) if pid not in watched]:
+            while found := [pid for pid in self.pids() if pid not in watched]:
                 watched |= {pid: descriptor for pid in found if (descriptor := _watch(pid)) is not None}
                 for pid in found:
                     _signal(watched.get(pid), signal.SIGSTOP)
@@ -110,6 +110,10 @@ class RegionNode:
         status = self._process.wait(seconds)
         self._process = None
         return status
+
+    def pids(self) -> list[int]:
+        """Every process of the node, its supervisor first; none if it does not run."""
+        return list(_family(self._process.pid)) if self._process else []
 
     @property
     def is_running(self) -> bool:

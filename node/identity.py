@@ -60,6 +60,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             content = path.read_bytes()
         except FileNotFoundError:
             return cls._create(data)
+        # Whoever made it may have been killed before it was durable; nothing may be built on it before it is.
+        disk.sync_folder(data)
         try:
             found = msgspec.json.decode(content, type=_Header).format
             if found != FORMAT:

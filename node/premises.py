@@ -60,8 +60,12 @@ def occupied(config: Config) -> Iterator[Premises]:
 def make_folder(path: Path) -> None:
     """Makes it with its parents, durably, for the owner alone. Raises OSError."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in missing:
+    found = missing[-1].parent if missing else path
+    with contextlib.suppress(PermissionError):  # then it was not made by this user
+        # A predecessor may have been killed after it made this one and before it synced it; there is at most one such.
+        disk.sync_folder(found.parent)
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
         disk.sync_folder(folder.parent)
 
 

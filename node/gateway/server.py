@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
-from socket import socket
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any
 
 from consensus import clock
@@ -19,10 +20,12 @@ from node.gateway.requests import Receive, Scope, Send
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-BACKLOG = 4096
+MAX_OPENING = 512
 MAX_SWEEP_SECONDS = 1.0
 DRAIN_SWEEP_SECONDS = 0.05
 TLS_SHUTDOWN_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class HttpServer:
@@ -38,7 +41,9 @@ class HttpServer:
         self.draining_since: float | None = None
         self.date_line = b""
         self._tls = tls
-        self._listener: asyncio.Server | None = None
+        self._listener: socket | None = None
+        self._accepting = False
+        self._opening: set[asyncio.Task[None]] = set()  # of TLS: handshakes
         self._timer: asyncio.TimerHandle | None = None
         times = (limits.header_seconds, limits.idle_seconds, limits.body_stall_seconds)
         self._sweep_seconds = min(MAX_SWEEP_SECONDS, min(times) / 4)
@@ -50,33 +55,28 @@ class HttpServer:
 
     async def start(self, listener: socket) -> None:
         """Accepts connections on the socket, which belongs to the server from now on. Raises OSError."""
-        loop = asyncio.get_running_loop()
         name = listener.getsockname()
         self.address = (name[0], name[1]) if isinstance(name, tuple) else None
-        times: dict[str, Any] = {}
-        if self._tls:
-            times = {
-                "ssl_handshake_timeout": self.limits.header_seconds,
-                "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
-            }
+        listener.setblocking(False)
+        self._listener = listener
         self._sweep()
-        self._listener = await loop.create_server(
-            partial(Connection, self, loop), sock=listener, backlog=BACKLOG, ssl=self._tls, **times
-        )
 
     async def drain(self, seconds: float) -> bool:
         """Stops accepting, lets what is under way end, closes idle connections after a moment in which a request may
         still arrive. Returns whether all ended within `seconds`; the others are cut off."""
         loop = asyncio.get_running_loop()
         self.draining_since = loop.time()
+        self._stop_accepting()
         if self._listener:
             self._listener.close()
         if self._timer:
             self._timer.cancel()
-        while (self.connections or self.exchanges) and loop.time() - self.draining_since < seconds:
+        while (self.connections or self.exchanges or self._opening) and loop.time() - self.draining_since < seconds:
             self._look()
             await asyncio.sleep(DRAIN_SWEEP_SECONDS)
-        clean = not (self.connections or self.exchanges)
+        clean = not (self.connections or self.exchanges or self._opening)
+        for task in list(self._opening):
+            task.cancel()
         for exchange in list(self.exchanges):
             exchange.cancel()
         for connection in list(self.connections):
@@ -84,8 +84,53 @@ class HttpServer:
         await asyncio.sleep(0)
         return clean
 
+    # One connection a wake-up: the gateways that share the socket wake together, and each gets its share. (A loop's own
+    # server takes all that wait, and with them all the work of a benchmark, or of one busy client.)
+
+    def _start_accepting(self) -> None:
+        if self._listener and not self._accepting:
+            self._accepting = True
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _stop_accepting(self) -> None:
+        if self._listener and self._accepting:
+            self._accepting = False
+            asyncio.get_running_loop().remove_reader(self._listener)
+
+    def _accept(self, listener: socket) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.warning("accept_failed", extra={"reason": str(error)})
+            self._stop_accepting()  # until the next sweep
+            return
+        accepted.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._open(accepted))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        if len(self._opening) >= MAX_OPENING:
+            self._stop_accepting()
+
+    async def _open(self, accepted: socket) -> None:
+        times: dict[str, Any] = {}
+        if self._tls:
+            times["ssl_handshake_timeout"] = self.limits.header_seconds
+            times["ssl_shutdown_timeout"] = TLS_SHUTDOWN_SECONDS
+        loop = asyncio.get_running_loop()
+        try:
+            if accepted.family in (AF_INET, AF_INET6):
+                accepted.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(partial(Connection, self, loop), accepted, ssl=self._tls, **times)
+        except (OSError, TimeoutError) as error:
+            log.debug("connection_not_opened", extra={"reason": str(error)})
+            accepted.close()
+
     def _sweep(self) -> None:
         self._look()
+        if len(self._opening) < MAX_OPENING:
+            self._start_accepting()
         self._timer = asyncio.get_running_loop().call_later(self._sweep_seconds, self._sweep)
 
     def _look(self) -> None:

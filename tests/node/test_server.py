@@ -307,3 +307,10 @@ async def test_tls(tmp_path: Path) -> None:
             assert await client.ended() == b""
         trust.maximum_version = ssl.TLSVersion.TLSv1_2
         assert (await service.ask(GET)).status == 200
+    quick = Limits(header_seconds=0.2)
+    async with serving(quick, tls=tls_context(certificate, key)) as service:
+        for said in (b"", b"nonsense"):
+            async with service.client() as client:
+                await client.send(said)
+                await client.ended()
+        assert not service.server.connections

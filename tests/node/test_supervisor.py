@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.node.commands import MERIDIAN, clean_environment
+from node.identity import Identity
+from tests.node.commands import MERIDIAN, clean_environment, free_base_port
 from tests.node.descent import is_alive
 from tests.node.running import RunningNode, eventually, push_blob, push_image, running
 
@@ -278,3 +279,33 @@ def test_the_supervisor_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     modules = {name.partition(".")[0] for name in done.stdout.split()}
     assert not modules & {"grpc", "uvicorn", "uvloop", "httptools", "starlette", "httpx", "prometheus_client"}
+
+
+def test_a_new_node_whose_keeper_cannot_start_is_not_ready_and_ends_when_asked(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path, gateways=1)
+    (tmp_path / "data").mkdir()
+    Identity.load_or_create(tmp_path / "data")
+    (tmp_path / "data" / "wal").write_bytes(b"not a folder")
+    try:
+        node.admin_port = free_base_port()
+        node.start(wait=False)
+        node.wait_for("keeper_refused")
+        node.wait_for("gateway_waiting")
+        assert node.admin("/readyz").json()["state"] == "cannot be read"
+        assert node.stop() == 0
+    finally:
+        if node.process and node.process.poll() is None:
+            node.kill()
+
+
+def test_blobs_of_another_store_are_refused(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path, gateways=1)
+    (tmp_path / "data").mkdir()
+    Identity.load_or_create(tmp_path / "data")
+    (tmp_path / "data" / "blobs").mkdir()
+    (tmp_path / "data" / "blobs" / "STORE").write_text("0" * 32)
+    try:
+        node.start(wait=False)
+        assert node.wait_for("gateway_refused")["error"] == "StoreRefused"
+    finally:
+        node.kill()

@@ -132,8 +132,8 @@ class UploadStore(Protocol):
         """A new, empty upload; `algorithm` is a hint that saves a second pass. Raises StoreFull, StoreFailed."""
 
     async def resume(self, upload_id: str) -> Upload:
-        """Takes hold of an upload. Raises UploadNotFound, UploadBusy, StoreFailed. After a restart of the whole node
-        the offset may be lower than what was acknowledged (bytes not yet on disk), never wrong."""
+        """Takes hold of an upload. Raises UploadNotFound, UploadBusy, StoreFailed. The bytes up to
+        `offset` are those that were acknowledged; an upload that a power loss took some of is not found."""
 
     async def reap(self, idle_seconds: float) -> int:
         """Removes uploads nobody touched for that long; returns how many."""

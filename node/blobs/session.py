@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from consensus.disk import sync_file
 from consensus.names import Digest
@@ -156,10 +157,10 @@ class HeldUpload:
             self._written_back = self.offset
 
     def suspend(self) -> None:
-        """Leaves the upload to whoever resumes it."""
+        """Leaves the upload to whoever resumes it. Raises StoreFull, StoreFailed: then the last record counts."""
         try:
             if not self.committed:
-                with suppress(OSError):
+                with disk_errors("suspending an upload"):
                     self._record(None)
         finally:
             self._release()
@@ -185,23 +186,27 @@ class HeldUpload:
             except FileNotFoundError:
                 self._take_up_committed(record)
                 return
-            size = os.fstat(self._data).st_size
-            believed = record is not None and record.incarnation == self._incarnation and record.offset <= size
-            if record and believed:
-                size = record.offset
-                os.ftruncate(self._data, size)
-            algorithm = record.algorithm if record else "sha256"
-            kept = restore_hash(algorithm, record.hash_state, size) if record and believed else None
-            self._hash = kept or self._read(algorithm, size)
-        self.offset = self._written_back = size
+            if record is None or os.fstat(self._data).st_size < record.offset:
+                self._give_up()
+            os.ftruncate(self._data, record.offset)
+            # Within one start of the node the page cache is whole; a later start reads what the disk really has.
+            known = record.hash_state if record.incarnation == self._incarnation else None
+            kept = restore_hash(record.algorithm, known, record.offset)
+            self._hash = kept or self._read(record.algorithm, record.offset)
+            if self._hash.hexdigest() != record.received:
+                self._give_up()
+        self.offset = self._written_back = record.offset
+
+    def _give_up(self) -> NoReturn:
+        _remove(self._folder)
+        raise UploadNotFound(self._folder.name)
 
     def _take_up_committed(self, record: UploadRecord | None) -> None:
         with suppress(BlobNotFound):
             if record and record.digest and self._store.size_of(record.digest) == record.offset:
                 self._committed, self.offset = record.digest, record.offset
                 return
-        _remove(self._folder)
-        raise UploadNotFound(self._folder.name)
+        self._give_up()
 
     def _commit(self, digest: Digest) -> int:
         with disk_errors("committing an upload"):
@@ -273,9 +278,15 @@ class HeldUpload:
 
     def _record(self, digest: Digest | None) -> None:
         running = self._hash
-        UploadRecord(self._incarnation, running.algorithm, self.offset, running.state(), digest).write(
-            self._record_path
+        record = UploadRecord(
+            incarnation=self._incarnation,
+            algorithm=running.algorithm,
+            offset=self.offset,
+            received=running.hexdigest(),
+            hash_state=running.state(),
+            digest=digest,
         )
+        record.write(self._record_path)
 
     def _release(self) -> None:
         for descriptor in (self._data, self._lock):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chaos.history import History, Key, lost_updates, possible
-from chaos.observe import ENDED, Answer, Observations
+from chaos.observe import Answer, Observations
 from consensus.clock import monotonic
 
 
@@ -35,7 +35,11 @@ def audit(history: History, seen: Observations) -> list[Violation]:
         *_registers(history, seen),
         *_listings(seen),
         *_references(seen),
-        *(Violation("upload", f"{left.location}: {end}") for left, end in seen.uploads if end not in ENDED),
+        *(
+            Violation("upload", f"{left.location}: {end}")
+            for left, end in seen.uploads
+            if end not in {"resumed", "gone"}
+        ),
         *(Violation("lost", update) for update in lost_updates(history.swaps)),
         *(Violation("surprise", text) for text in history.surprises),
     ]

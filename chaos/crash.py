@@ -55,7 +55,6 @@ class Report:
     read: int = 0
     resumed: int = 0
     gone: int = 0
-    torn: int = 0
     seconds: float = 0.0
     violations: tuple[Violation, ...] = ()
 
@@ -80,7 +79,7 @@ class _Campaign:
         self._plan = plan
         self._mount = mount
         self._chance = Random(plan.seed)
-        self._history = History(torn=plan.kept > 0)
+        self._history = History()
         folders = RegionFolders(data=(mount.folder if mount else work) / "data", work=work / "node")
         self._node = RegionNode(folders, product=plan.product) if plan.product else RegionNode(folders)
 
@@ -172,7 +171,6 @@ class _Campaign:
         self.report.read += len(seen.answers)
         self.report.resumed += sum(end == "resumed" for _, end in seen.uploads)
         self.report.gone += sum(end == "gone" for _, end in seen.uploads)
-        self.report.torn += sum(end == "torn" for _, end in seen.uploads)
 
     async def _clean_restart(self) -> None:
         if status := self._node.stop():
@@ -184,7 +182,7 @@ class _Campaign:
         report = self.report
         return (
             f"{report.acknowledged} writes acknowledged, {report.in_doubt} in doubt, {report.read} answers read, "
-            f"uploads {report.resumed} resumed, {report.gone} gone, {report.torn} torn"
+            f"uploads {report.resumed} resumed and {report.gone} gone"
         )
 
 

@@ -95,7 +95,6 @@ class History:
     pool: defaultdict[tuple[str, str], list[Described]] = field(default_factory=lambda: defaultdict(list))
     touched: set[Key] = field(default_factory=set)  # since the last `settle`
     acknowledged: int = 0
-    torn: bool = False  # power failures keep a part of what was not synced
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # set by every acknowledgement
 
     def begin(self, key: Key, value: Value, now: float) -> Write:

@@ -16,7 +16,6 @@ from chaos.history import Key, PendingUpload
 from chaos.wire import NoAnswer, NotDone, Surprise, Wire
 from consensus.clock import monotonic
 
-ENDED = frozenset({"resumed", "gone", "torn"})
 _CONCURRENCY = 16
 _PAGE = 7  # small, so that listings are read page by page
 
@@ -39,7 +38,7 @@ class Observations:
     answers: dict[Key, Answer] = field(default_factory=dict)
     repositories: tuple[str, ...] = ()
     tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    uploads: list[tuple[PendingUpload, str]] = field(default_factory=list)  # one of ENDED, or what went wrong
+    uploads: list[tuple[PendingUpload, str]] = field(default_factory=list)  # "resumed", "gone" or what went wrong
 
 
 async def observe(wire: Wire, keys: Iterable[Key]) -> Observations:
@@ -63,24 +62,22 @@ async def _finish_uploads(wire: Wire, seen: Observations) -> None:
             offset = await wire.upload_offset(upload)
             if offset is None:
                 wire.history.uploads.remove(upload)
-                end = "gone"
-            else:
-                end = "resumed" if await _resume(wire, upload, offset) else "torn"
-        except (NoAnswer, NotDone, Surprise):
-            end = wire.history.surprises.pop()
-        seen.uploads.append((upload, end))
-        if end == "resumed":
+                wire.history.refuse(key, write)
+                seen.uploads.append((upload, "gone"))
+                continue
+            await _resume(wire, upload, offset)
             wire.history.acknowledge(write, monotonic())
-        elif end in ENDED:
-            wire.history.refuse(key, write)
+            seen.uploads.append((upload, "resumed"))
+        except (NoAnswer, NotDone, Surprise):
+            seen.uploads.append((upload, wire.history.surprises.pop()))
 
 
-async def _resume(wire: Wire, upload: PendingUpload, offset: int) -> bool:
+async def _resume(wire: Wire, upload: PendingUpload, offset: int) -> None:
     middle = (offset + len(upload.content)) // 2
     if offset < middle:
         await wire.send_chunk(upload, offset, upload.content[offset:middle], middle - offset)
         offset = middle
-    return await wire.close_upload(upload, upload.content[offset:], may_be_torn=wire.history.torn)
+    await wire.close_upload(upload, upload.content[offset:])
 
 
 async def _list(wire: Wire, seen: Observations) -> None:

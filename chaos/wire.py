@@ -92,14 +92,12 @@ class Wire:
         response = await self.ask("PATCH", upload.location, {202}, headers=headers, body=body)
         upload.location = response.headers["location"]
 
-    async def close_upload(self, upload: PendingUpload, rest: bytes, *, may_be_torn: bool = False) -> bool:
-        """The PUT that ends the session, with what is left of the content. `may_be_torn` admits that earlier bytes
-        came to harm: then the registry may refuse the whole (400), and False is returned."""
+    async def close_upload(self, upload: PendingUpload, rest: bytes) -> None:
+        """The PUT that ends the session, with what is left of the content."""
         url = httpx.URL(upload.location).copy_merge_params({"digest": upload.digest})
         headers = {"content-type": "application/octet-stream", "content-length": str(len(rest))}
-        response = await self.ask("PUT", url, {201, 400} if may_be_torn else {201}, headers=headers, body=rest)
+        await self.ask("PUT", url, {201}, headers=headers, body=rest)
         self.history.uploads.remove(upload)
-        return response.status_code == 201
 
     async def cancel_upload(self, upload: PendingUpload) -> None:
         """DELETE of the session."""

@@ -34,7 +34,7 @@ async def house(data: Path) -> AsyncIterator[MemoryUploads]:
 async def test_idle_uploads_are_removed_and_gauges_kept(tmp_path: Path) -> None:
     async with house(tmp_path) as uploads:
         await (await uploads.begin()).suspend()
-        while await uploads.count():
+        while await uploads.count():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         [sample] = next(iter(telemetry.metrics().free_bytes.collect())).samples
         assert sample.value > 0

@@ -38,9 +38,10 @@ check: $(DEV) ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: $(DEV) ## kill -9 everything ROUNDS times under load, then half as often with what was not synced lost
+soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with power lost, then without each fsync
 	$(BIN)/meridian chaos crash --rounds $(ROUNDS)
 	$(BIN)/meridian chaos crash --rounds $$(( ($(ROUNDS) + 1) / 2 )) --lossy
+	$(BIN)/meridian chaos fsyncs
 
 format: $(DEV) ## put the code into its form
 	$(BIN)/ruff check --fix --select I .

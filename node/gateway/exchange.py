@@ -220,6 +220,8 @@ class Exchange:
     async def _run(self) -> None:
         connection = self._connection
         try:
+            # Otherwise a client that goes on asking and reads no answer would have them pile up here.
+            await connection.drained()
             await connection.server.app(self.scope, self.receive, self.send)
             if not (self.answered or self.broken):
                 connection.application_failed(self)

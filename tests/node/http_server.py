@@ -101,6 +101,13 @@ class Application:
             await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
             self.sent_bytes += len(CHUNK)
 
+    async def do_large(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Much in one piece."""
+        length = b"%d" % len(CHUNK)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": CHUNK})
+        self.sent_bytes += len(CHUNK)
+
     async def do_half(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Half now, half when told to go on."""
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})

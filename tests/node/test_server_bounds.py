@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -222,6 +223,21 @@ async def test_a_client_that_does_not_read_is_cut_off_and_costs_little_memory() 
         assert service.application.sent_bytes < 16 * 1024 * 1024
         raw.close()
         await until(lambda: not service.server.connections)
+
+
+@on_uvloop
+async def test_a_client_that_asks_on_and_on_and_reads_nothing_is_cut_off_and_costs_little_memory() -> None:
+    async with serving(QUICK) as service:
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(service.address)
+        with contextlib.suppress(OSError):  # cut off
+            for _ in range(50):
+                raw.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n" * 20)
+                await asyncio.sleep(0.01)  # more at once are too many in line
+        await until(lambda: not service.server.connections)
+        assert service.application.sent_bytes < 16 * 1024 * 1024
+        raw.close()
 
 
 @on_uvloop

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from consensus.codec import split_manifest
@@ -49,6 +49,8 @@ from replication.stores import BlobNotFound, BlobReader, BlobStore, UploadStore
 
 _INLINE_BYTES = 64 * 1024  # a manifest up to here is parsed on the event loop: quicker than a thread's hop
 _ATTEMPTS = 5  # at a tag that others move, and at parts that others drive out
+_STAGING = 2  # manifests in parts at once: the state keeps the parts of sixteen, whichever gateway they come from
+_TURN_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Registry:
         self._proposer = proposer
         self._blobs = blobs
         self._config = config.registry
+        self._staging = asyncio.Semaphore(_STAGING)
         self._contents = ContentCache(config.limits.manifest_cache_bytes, views.content)
         limits = UploadLimits(config.limits.uploads, config.limits.blob_bytes)
         self.uploads = Uploads(uploads, blobs, proposer, views=views, tokens=tokens, limits=limits)
@@ -220,14 +223,31 @@ class Registry:
 
     async def _propose(self, command: PutManifest) -> None:
         *parts, last = split_manifest(command)
-        for _ in range(_ATTEMPTS):
-            await self._stage(parts)
-            outcome = await self._proposer.propose(last)
-            if outcome.status is Status.DONE:
-                return
-            if outcome.reason is not Reason.STAGE_INCOMPLETE:
-                raise refusal(last, outcome)
+        if not parts:
+            await carry_out(self._proposer, last)
+            return
+        async with self._turn():
+            for _ in range(_ATTEMPTS):
+                await self._stage(parts)
+                outcome = await self._proposer.propose(last)
+                if outcome.status is Status.DONE:
+                    return
+                if outcome.reason is not Reason.STAGE_INCOMPLETE:
+                    raise refusal(last, outcome)
         raise Undecided("the parts of the manifest keep expiring")
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Many at once would drive each other's parts out of the state, and have to send them again and again."""
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._staging.acquire()
+        except TimeoutError as error:
+            raise Undecided("too many large manifests are being pushed at once") from error
+        try:
+            yield
+        finally:
+            self._staging.release()
 
     async def _stage(self, parts: Sequence[Command]) -> None:
         try:

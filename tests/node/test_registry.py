@@ -159,6 +159,25 @@ async def test_a_manifest_over_a_commands_size_travels_in_parts(tmp_path: Path) 
             assert registry.content(APP, it.digest) == each.content
 
 
+async def test_large_manifests_take_turns(tmp_path: Path) -> None:
+    """The state keeps the parts of few: sixteen at once would drive each other's out, and none would come through."""
+    async with replicated(tmp_path) as (replica, views):
+        under_way: set[Digest] = set()
+        seen = []
+
+        def watch(command: Command) -> None:
+            if isinstance(command, StageContent):
+                under_way.add(command.digest)
+            elif isinstance(command, PutManifest):
+                under_way.remove(command.digest)
+            seen.append(len(under_way))
+
+        registry = registry_on(Interfering(replica, watch), views)
+        pushes = [push(bytes([number]) + LARGE, tag=Tag(f"v{number}")) for number in range(8)]
+        await asyncio.gather(*(registry.push_manifest(APP, it) for it in pushes))
+        assert max(seen) == 2
+
+
 @pytest.mark.parametrize(("times", "succeeds"), [(1, True), (4, True), (99, False)])
 async def test_parts_that_others_drive_out_are_sent_again(tmp_path: Path, times: int, succeeds: bool) -> None:
     async with replicated(tmp_path) as (replica, views):

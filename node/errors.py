@@ -15,6 +15,7 @@
     ├── ManifestIncomplete    the manifest names blobs or manifests that the repository lacks
     ├── SizeConflict          the digest is known with another size
     ├── TagConflict           the tag is not what the caller expected
+    ├── ConditionFailed       the digest is not what the caller expected, or excluded
     ├── Disabled              the configuration does not allow the operation
     └── Undecided             whether the command was applied is not known: to be repeated
 
@@ -142,6 +143,14 @@ class TagConflict(RegistryError):
 
     def __init__(self, current: Digest | None) -> None:
         super().__init__(f"the tag is at {current}" if current else "the tag does not exist")
+        self.current = current
+
+
+class ConditionFailed(RegistryError):
+    """If-Match or If-None-Match excludes `current`, which is all that its digest can ever name."""
+
+    def __init__(self, current: Digest) -> None:
+        super().__init__(f"If-Match or If-None-Match excludes {current}")
         self.current = current
 
 

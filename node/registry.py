@@ -34,6 +34,7 @@ from node.contents import ContentCache
 from node.errors import (
     BlobElsewhere,
     BlobUnknown,
+    ConditionFailed,
     ContentWrong,
     Disabled,
     ManifestIncomplete,
@@ -146,11 +147,15 @@ class Registry:
         matters = condition.none_match is not None or condition.match not in (None, ANYTHING)
         await carry_out(self._proposer, DeleteTag(repository, tag, current if matters else None))
 
-    async def delete_manifest(self, repository: RepositoryName, digest: Digest) -> None:
-        """The manifest goes, and every tag that names it. Raises Disabled, ManifestUnknown."""
+    async def delete_manifest(
+        self, repository: RepositoryName, digest: Digest, condition: Condition = UNCONDITIONAL
+    ) -> None:
+        """The manifest goes, and every tag that names it. Raises Disabled, ManifestUnknown, ConditionFailed."""
         if not self._config.delete_manifests:
             raise Disabled("this registry does not delete manifests")
         self.resolve(repository, digest)
+        if not condition.holds(digest):
+            raise ConditionFailed(digest)
         await carry_out(self._proposer, DeleteManifest(repository, digest))
 
     # Blobs
@@ -181,11 +186,15 @@ class Registry:
             return False
         return True
 
-    async def delete_blob(self, repository: RepositoryName, digest: Digest) -> None:
-        """The blob leaves the repository. Raises Disabled, BlobUnknown, BlobInUse."""
+    async def delete_blob(
+        self, repository: RepositoryName, digest: Digest, condition: Condition = UNCONDITIONAL
+    ) -> None:
+        """The blob leaves the repository. Raises Disabled, BlobUnknown, ConditionFailed, BlobInUse."""
         if not self._config.delete_blobs:
             raise Disabled("this registry does not delete blobs")
         self.blob(repository, digest)
+        if not condition.holds(digest):
+            raise ConditionFailed(digest)
         await carry_out(self._proposer, DeleteBlob(repository, digest))
 
     # Lists

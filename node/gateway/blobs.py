@@ -6,7 +6,7 @@ from functools import partial
 
 from consensus.names import Digest, RepositoryName
 from node.gateway.gateway import Gateway
-from node.gateway.preconditions import entity_tag, is_fresh
+from node.gateway.preconditions import entity_tag, is_fresh, parse_condition, require_match
 from node.gateway.ranges import Slice, parse_range
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
@@ -20,6 +20,7 @@ async def get_blob(gateway: Gateway, request: Request, repository: RepositoryNam
     digest = Digest.parse(text)
     view = gateway.registry.blob(repository, digest)
     headers = _headers(digest)
+    require_match(request, digest)
     if is_fresh(request, digest):
         return Response(304, headers)
     if request.method == "HEAD":
@@ -40,7 +41,7 @@ async def get_blob(gateway: Gateway, request: Request, repository: RepositoryNam
 
 async def delete_blob(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
     """end-10: the blob leaves the repository."""
-    await gateway.registry.delete_blob(repository, Digest.parse(text))
+    await gateway.registry.delete_blob(repository, Digest.parse(text), parse_condition(request))
     return Response(202)
 
 

@@ -30,6 +30,7 @@
     ├── ManifestIncomplete    400 MANIFEST_BLOB_UNKNOWN, one error for each
     ├── SizeConflict          409 SIZE_INVALID
     ├── TagConflict           412 DENIED, ETag
+    ├── ConditionFailed       412 DENIED, ETag
     ├── Disabled              405 UNSUPPORTED, Allow
     └── Undecided             503 UNAVAILABLE, Retry-After
     RequestRefused            node.gateway.refusals
@@ -117,6 +118,7 @@ RULES: dict[type[BaseException], Rule] = {
     errors.ManifestIncomplete: Rule(400, "MANIFEST_BLOB_UNKNOWN"),
     errors.SizeConflict: Rule(409, "SIZE_INVALID"),
     errors.TagConflict: Rule(412, "DENIED"),
+    errors.ConditionFailed: Rule(412, "DENIED"),
     errors.Disabled: Rule(405, "UNSUPPORTED"),
     errors.Undecided: _UNAVAILABLE,
     refusals.RouteUnknown: Rule(404, "UNSUPPORTED"),
@@ -167,7 +169,7 @@ def _detail(request: Request, error: Exception, rule: Rule) -> dict[str, Any] | 
             return {"digest": str(error.digest)}
         case errors.BlobInUse():
             return {"manifests": [str(digest) for digest in error.manifests]}
-        case errors.TagConflict():
+        case errors.TagConflict() | errors.ConditionFailed():
             return {"current": str(error.current) if error.current else None}
         case errors.ContentWrong() | stores.DigestMismatch():
             return {"expected": str(error.expected), "actual": str(error.actual)}
@@ -190,7 +192,7 @@ def _headers(request: Request, error: Exception, rule: Rule) -> list[Header]:
             headers.append((b"www-authenticate", b'Basic realm="meridian", charset="UTF-8"'))
         case errors.UploadOutOfOrder():
             headers += progress_headers(error.progress)
-        case errors.TagConflict() if error.current:
+        case errors.TagConflict() | errors.ConditionFailed() if error.current:
             headers.append((b"etag", entity_tag(error.current)))
         case refusals.MethodNotAllowed():
             headers.append((b"allow", ", ".join(request.allowed).encode()))

@@ -11,7 +11,7 @@ from consensus.names import Digest, RepositoryName, Tag, parse_media_type, parse
 from node.errors import ContentTooLarge
 from node.gateway.gateway import Gateway
 from node.gateway.negotiation import is_acceptable
-from node.gateway.preconditions import entity_tag, is_fresh, parse_condition
+from node.gateway.preconditions import entity_tag, is_fresh, parse_condition, require_match
 from node.gateway.refusals import MalformedRequest, TooManyTags, TypeNotAcceptable
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
@@ -31,6 +31,7 @@ async def get_manifest(gateway: Gateway, request: Request, repository: Repositor
     headers = _headers(view.digest, view.media_type)
     if isinstance(reference, Digest):
         headers = (*headers, IMMUTABLE)
+    require_match(request, view.digest)
     if is_fresh(request, view.digest):
         return Response(304, headers)
     if request.method == "HEAD":
@@ -75,11 +76,11 @@ async def put_manifest(gateway: Gateway, request: Request, repository: Repositor
 
 async def delete_manifest(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
     """end-9: a tag, or a manifest with all its tags."""
-    reference = parse_reference(text)
+    reference, condition = parse_reference(text), parse_condition(request)
     if isinstance(reference, Tag):
-        await gateway.registry.delete_tag(repository, reference, parse_condition(request))
+        await gateway.registry.delete_tag(repository, reference, condition)
     else:
-        await gateway.registry.delete_manifest(repository, reference)
+        await gateway.registry.delete_manifest(repository, reference, condition)
     return Response(202)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from consensus.errors import InvalidName
 from consensus.names import Digest
 from node.conditions import ANYTHING, UNCONDITIONAL, Condition, Names
+from node.errors import ConditionFailed
 from node.gateway.refusals import MalformedRequest
 from node.gateway.requests import Request
 
@@ -26,22 +27,28 @@ def entity_tag(digest: Digest) -> bytes:
 def is_fresh(request: Request, digest: Digest) -> bool:
     """Whether the client has it already, by its If-None-Match: the answer is then 304. A list that does not parse
     counts as absent."""
-    if b"if-none-match" not in request.headers:
-        return False
-    text = ",".join(request.header_lines(b"if-none-match"))
-    if text.strip() == "*":
-        return True
-    wanted = str(digest)
-    return any(
-        _ENTITY_TAG.fullmatch(element.strip()) and element.strip().strip('W/"') == wanted for element in text.split(",")
-    )
+    return b"if-none-match" in request.headers and _lists(request, b"if-none-match", digest, weak=True)
+
+
+def require_match(request: Request, digest: Digest) -> None:
+    """What a read expects of it, by its If-Match. A list that does not parse names nothing. Raises ConditionFailed."""
+    if b"if-match" in request.headers and not _lists(request, b"if-match", digest, weak=False):
+        raise ConditionFailed(digest)
 
 
 def parse_condition(request: Request) -> Condition:
-    """What a write expects of the tag. Raises MalformedRequest."""
+    """What a write expects of the tag, or of what has the digest. Raises MalformedRequest."""
     match = _names(request, b"if-match")
     none_match = _names(request, b"if-none-match")
     return UNCONDITIONAL if match is None and none_match is None else Condition(match, none_match)
+
+
+def _lists(request: Request, header: bytes, digest: Digest, *, weak: bool) -> bool:
+    text = ",".join(request.header_lines(header))
+    if text.strip() == "*":
+        return True
+    tags = filter(None, map(_ENTITY_TAG.fullmatch, map(str.strip, text.split(","))))
+    return any(tag[2] == str(digest) and (weak or not tag[1]) for tag in tags)
 
 
 def _names(request: Request, header: bytes) -> Names | None:

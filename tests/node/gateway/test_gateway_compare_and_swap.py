@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.node.gateway.rig import Rig, code, digest_of, image
 
 UNKNOWN = "sha256:" + "0" * 64
@@ -60,6 +62,36 @@ async def test_a_malformed_condition_is_refused(rig: Rig) -> None:
 async def test_a_condition_means_nothing_without_a_tag(rig: Rig) -> None:
     content = await _image(rig, "1")
     assert (await rig.push_manifest("a", digest_of(content), content, if_match="*")).status_code == 201
+
+
+@pytest.mark.parametrize("excluding", [{"if-match": f'"{UNKNOWN}"'}, {"if-none-match": "*"}])
+async def test_what_its_condition_excludes_is_not_deleted(rig: Rig, excluding: dict[str, str]) -> None:
+    digest, blob = await rig.push_image("a", "v1"), await rig.push_blob("a", b"unused")
+    for path in (f"/v2/a/manifests/{digest}", "/v2/a/manifests/v1", f"/v2/a/blobs/{blob}"):
+        refused = await rig.client.delete(path, headers=excluding)
+        assert (refused.status_code, code(refused)) == (412, "DENIED")
+        etag = refused.headers["etag"]
+        assert refused.json()["errors"][0]["detail"] == {"current": etag.strip('"')}
+        assert (await rig.client.head(path)).headers["etag"] == etag
+        assert (await rig.client.delete(path, headers={"if-match": etag})).status_code == 202
+        await rig.push_image("a", "v1")
+
+
+async def test_what_is_absent_is_not_found_whatever_the_condition(rig: Rig) -> None:
+    await rig.push_image("a", "v1")
+    for path in (f"/v2/a/manifests/{UNKNOWN}", f"/v2/a/blobs/{UNKNOWN}"):
+        for method in ("GET", "DELETE"):
+            answer = await rig.client.request(method, path, headers={"if-match": f'"{digest_of(b"")}"'})
+            assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_reads_that_expect_something_else_are_refused(rig: Rig, method: str) -> None:
+    digest, blob = await rig.push_image("a", "v1"), await rig.push_blob("a", b"blob")
+    for path, current in (("/v2/a/manifests/v1", digest), (f"/v2/a/blobs/{blob}", blob)):
+        for expected, status in ((f'"{UNKNOWN}"', 412), (f'W/"{current}"', 412), (f'"{current}"', 200), ("*", 200)):
+            answer = await rig.client.request(method, path, headers={"if-match": expected})
+            assert (answer.status_code, answer.headers["etag"]) == (status, f'"{current}"')
 
 
 async def test_one_of_many_that_race_wins(rig: Rig) -> None:

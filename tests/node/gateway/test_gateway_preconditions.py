@@ -7,7 +7,8 @@ import pytest
 from consensus.commands import ABSENT
 from consensus.names import Digest
 from node.conditions import ANYTHING, UNCONDITIONAL, Condition
-from node.gateway.preconditions import entity_tag, is_fresh, parse_condition
+from node.errors import ConditionFailed
+from node.gateway.preconditions import entity_tag, is_fresh, parse_condition, require_match
 from node.gateway.refusals import MalformedRequest
 from node.gateway.requests import Request
 
@@ -48,6 +49,18 @@ def test_not_fresh(value: str) -> None:
 
 def test_not_fresh_without_the_header() -> None:
     assert not is_fresh(request(), ONE)
+
+
+@pytest.mark.parametrize("value", ["*", f'"{ONE}"', f'W/"{TWO}", "{ONE}"', [f'"{TWO}"', f'"{ONE}"'], f'x, "{ONE}"'])
+def test_a_read_that_expects_this(value: str | list[str]) -> None:
+    require_match(request(if_match=value), ONE)
+    require_match(request(), ONE)
+
+
+@pytest.mark.parametrize("value", ["", "*, *", str(ONE), f'W/"{ONE}"', f'"{TWO}"', '"*"'])
+def test_a_read_that_expects_something_else(value: str) -> None:
+    with pytest.raises(ConditionFailed):
+        require_match(request(if_match=value), ONE)
 
 
 @pytest.mark.parametrize(

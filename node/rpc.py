@@ -152,7 +152,8 @@ async def serve_keeper(keeper: Keeper, socket: Path) -> AsyncIterator[None]:
 class KeeperClient:
     """A gateway's way to the keeper. Implements consensus.proposer.Channel; reconnects by itself."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, *, call_seconds: float = CALL_SECONDS) -> None:
+        self._call_seconds = call_seconds
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=[*_BOUNDS, *_RECONNECT])
         names = ("Enrol", "Propose", "Barrier", "Status")
         self._calls = {name: self._channel.unary_unary(f"/{SERVICE}/{name}", None, None) for name in names}
@@ -181,9 +182,10 @@ class KeeperClient:
         """Calls under way end with LogUnavailable."""
         await self._channel.close(None)
 
-    async def _call(self, name: str, *arguments: object, seconds: float = CALL_SECONDS) -> Any:
+    async def _call(self, name: str, *arguments: object, seconds: float | None = None) -> Any:
+        timeout = seconds or self._call_seconds
         try:
-            answer = await self._calls[name](_pack(arguments), timeout=seconds, wait_for_ready=True)
+            answer = await self._calls[name](_pack(arguments), timeout=timeout, wait_for_ready=True)
             status, value = _unpack(answer)
         except grpc.aio.AioRpcError as error:
             raise LogUnavailable(f"no answer from the keeper: {error.details() or error.code().name}") from error

@@ -159,8 +159,10 @@ async def test_calls_under_way_are_bounded(tmp_path: Path) -> None:
 
     keeper = Scripted(wait)
     async with serve_keeper(keeper, tmp_path / "s"), client_of(tmp_path / "s") as client:
-        calls = [asyncio.create_task(client.propose(1, n, 0, COMMAND)) for n in range(rpc.MAX_IN_FLIGHT + 10)]
-        for refused in islice(asyncio.as_completed(calls), 10):
+        # Far more than gRPC would let wait before it began to drop some by chance.
+        too_many = 2 * rpc.MAX_IN_FLIGHT
+        calls = [asyncio.create_task(client.propose(1, n, 0, COMMAND)) for n in range(rpc.MAX_IN_FLIGHT + too_many)]
+        for refused in islice(asyncio.as_completed(calls), too_many):
             with pytest.raises(LogUnavailable, match="under way"):
                 await refused
         go_on.set()

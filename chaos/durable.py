@@ -13,6 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from chaos.volume import SECTOR_BYTES
+from consensus import disk, generation, segments
 from consensus.codec import encode
 from consensus.commands import EnrolProposer, Envelope
 from consensus.errors import LogFull
@@ -24,7 +26,7 @@ from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.identity import Identity
 from node.premises import make_folder
-from replication.stores import BlobNotFound
+from replication.stores import BlobNotFound, StoreRefused
 
 Promise = tuple[Any, ...]
 Tell = Callable[[Promise], None]
@@ -37,6 +39,8 @@ class Part(Protocol):
 
     name: ClassVar[str]
     covers: ClassVar[tuple[str, ...]]  # the files whose syncs it depends on
+    dense: ClassVar[int]  # how many of its last changes matter most: all of these are cut at, the others by a stride
+    repeats: ClassVar[int]  # how often each of these is tried where chance decides what the disk keeps
 
     def prepare(self, folder: Path) -> None:
         """What was there long before."""
@@ -56,6 +60,8 @@ class LogPart:
 
     name: ClassVar[str] = "log"
     covers: ClassVar[tuple[str, ...]] = ("consensus/wal.py",)
+    dense: ClassVar[int] = 999
+    repeats: ClassVar[int] = 1
     _SEGMENT_BYTES = 2500
 
     def prepare(self, folder: Path) -> None:
@@ -75,7 +81,6 @@ class LogPart:
             for entry in _entries(wal):
                 promise(("entry", entry.index, entry.payload.hex()))
             self._append(wal, "again", promise)
-            self._append(wal, "and again", promise)
 
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """Promised entries are there, and those that could not be written stay away."""
@@ -96,8 +101,8 @@ class LogPart:
         assert not any(payload.startswith(b"act") for payload in later), "entries rose that a restart had not found"
 
     def _append(self, wal: Wal, text: str, promise: Tell) -> None:
-        # Two entries a call, the first as large as a sector, so that a torn write can lose either.
-        payloads = [f"{text} {number} ".encode() + bytes(600 if number else 4100) for number in (0, 1)]
+        # Two entries a call. The second is the larger: a write that ends half-way has the first one whole.
+        payloads = [f"{text} {number} ".encode() + bytes(4100 if number else 600) for number in (0, 1)]
         try:
             first = wal.append(payloads)
         except LogFull:
@@ -117,11 +122,69 @@ def _entries(wal: Wal) -> list[Entry]:
     return found
 
 
+class TornLogPart(LogPart):
+    """A log whose last write, of two entries, was torn: the disk lost the first of them and kept the second."""
+
+    name: ClassVar[str] = "torn log"
+    repeats: ClassVar[int] = 12
+
+    def prepare(self, folder: Path) -> None:
+        """The second entry begins with a sector of its own, as large as a write to the first may be."""
+        with closing(Wal.open(folder / "wal")):
+            path = next((folder / "wal").glob("*.log"))
+        with path.open("r+b") as file:
+            salt = segments.read_salt(file, path, 1)
+            first, second = self._payload(b"act 0"), b"act 1" * 100
+            head = segments.encode_record_head(2, second, durable=segments.HEADER_BYTES, salt=salt)
+            file.seek(segments.HEADER_BYTES)
+            file.write(bytes(segments.RECORD_BYTES + len(first)) + head + second)
+            file.flush()
+            disk.sync_data(file.fileno())
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Cut at the start; then another entry takes the place of the lost one."""
+        with closing(Wal.open(folder / "wal")) as wal:
+            promise(("commit", wal.commit))
+            wal.append([self._payload(b"again")])
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """Nothing: what was cut off must not be back at the next start."""
+
+    def _payload(self, text: bytes) -> bytes:
+        return text.ljust(SECTOR_BYTES - segments.HEADER_BYTES - segments.RECORD_BYTES, b"\0")
+
+
+class GenerationPart:
+    """The file that names the database in force, before anything else syncs its folder."""
+
+    name: ClassVar[str] = "generation"
+    covers: ClassVar[tuple[str, ...]] = ("consensus/generation.py",)
+    dense: ClassVar[int] = 20
+    repeats: ClassVar[int] = 8
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing: a first start."""
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Made, and put in force."""
+        promise((generation.create(folder / "state", "0" * 32).name,))
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """Nothing."""
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """It is in force."""
+        found = generation.current(folder / "state")
+        assert not promises or (found and found.name == promises[0][0]), "the database is no longer in force"
+
+
 class StatePart:
     """The state database and the file that names it."""
 
     name: ClassVar[str] = "state"
     covers: ClassVar[tuple[str, ...]] = ("consensus/generation.py", "consensus/state.py", "SQLite")
+    dense: ClassVar[int] = 90
+    repeats: ClassVar[int] = 1
     _CLUSTER = "0" * 32
 
     def prepare(self, folder: Path) -> None:
@@ -154,6 +217,8 @@ class PremisesPart:
 
     name: ClassVar[str] = "premises"
     covers: ClassVar[tuple[str, ...]] = ("node/premises.py", "node/identity.py")
+    dense: ClassVar[int] = 999
+    repeats: ClassVar[int] = 1
 
     def prepare(self, folder: Path) -> None:
         """Nothing: a first start."""
@@ -179,6 +244,8 @@ class BlobPart:
 
     name: ClassVar[str] = "blobs"
     covers: ClassVar[tuple[str, ...]] = ("node/blobs/",)
+    dense: ClassVar[int] = 999
+    repeats: ClassVar[int] = 1
     _STORE = StoreId("1" * 32)
 
     def prepare(self, folder: Path) -> None:
@@ -235,16 +302,42 @@ class StoreBirthPart(BlobPart):
     """The blob store made by a first start, with its hundreds of folders."""
 
     name: ClassVar[str] = "store birth"
+    dense: ClassVar[int] = 10
+    repeats: ClassVar[int] = 4
 
     def prepare(self, folder: Path) -> None:
         """Nothing."""
 
     def act(self, folder: Path, promise: Tell) -> None:
-        """Blobs in many of its folders."""
-        asyncio.run(self._push(folder, ("one", "two", "three"), promise))
+        """Made."""
+        self._store(folder).close()
+        promise(("made", ""))
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """It is this store and takes blobs; none but itself may have it."""
+        if ("made", "") in promises:
+            assert _refuses_another(folder / "blobs"), "another store may have its folder"
+        super().check(folder, [promise for promise in promises if promise[0] != "made"])
+        asyncio.run(self._push(folder, [f"after {number}" for number in range(3)], lambda _: None))
 
 
-PARTS: tuple[Part, ...] = (LogPart(), StatePart(), PremisesPart(), BlobPart(), StoreBirthPart())
+PARTS: tuple[Part, ...] = (
+    LogPart(),
+    TornLogPart(),
+    GenerationPart(),
+    StatePart(),
+    PremisesPart(),
+    BlobPart(),
+    StoreBirthPart(),
+)
+
+
+def _refuses_another(folder: Path) -> bool:
+    try:
+        FilesystemStore.at(folder, store_id=StoreId("2" * 32), free_bytes=0).close()
+    except StoreRefused:
+        return True
+    return False
 
 
 def _content(text: str) -> bytes:

@@ -58,6 +58,7 @@ class _LossyFs:
         self.faults = Faults()
         self.free_bytes = _CAPACITY_BYTES // 2
         self.power: int | None = None  # how many changes are still made until all fail
+        self.changes = 0  # asked for so far
         self.writeback = 0.0  # the chance, after each change, that it is durable at once, unasked
         self._chance = Random(0)
         self._on_mounted = on_mounted
@@ -65,6 +66,7 @@ class _LossyFs:
         self._handles: dict[int, File] = {}
         self._handle_numbers = count(1)
         self._hidden: dict[str, Node] = {}
+        self._cut_short: set[int] = set()  # handles
 
     def init(self, path: str) -> None:
         self._on_mounted()
@@ -119,13 +121,19 @@ class _LossyFs:
             return bytes(memoryview(self._handles[fh].data)[offset : offset + size])
 
     def write(self, path: str, content: bytes, offset: int, fh: int) -> int:
+        self._use_power(path)
+        with self._lock:
+            was_cut_short = fh in self._cut_short
+            self._cut_short.discard(fh)
+        if was_cut_short:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         try:
-            self._change("write", path)
+            self._fault("write", path)
         except OSError as error:
             content = content[: len(content) // 2]
             if error.errno != errno.ENOSPC or not content:
                 raise
-        # A disk that is running full takes what still fits: a short write first, and then the error.
+            self._cut_short.add(fh)  # a disk that is full takes what still fits: the error comes with the next write
         with self._lock:
             file = _touched(self._handles[fh])
             file.write(offset, content)
@@ -139,8 +147,9 @@ class _LossyFs:
             _touched(self._handles[fh] if fh else self._file(path)).truncate(length)
 
     def fsync(self, path: str, datasync: int, fh: int) -> None:
+        self._use_power(path)
         try:
-            self._change("fsync", path)
+            self._fault("fsync", path)
         except OSError:
             with self._lock:
                 self._handles[fh].sync_failed()
@@ -156,6 +165,7 @@ class _LossyFs:
     def release(self, path: str, fh: int) -> None:
         with self._lock:
             del self._handles[fh]
+            self._cut_short.discard(fh)
 
     def mkdir(self, path: str, mode: int) -> None:
         self._change("mkdir", path)
@@ -212,12 +222,16 @@ class _LossyFs:
         return sizes | {"f_bfree": free, "f_bavail": free, "f_files": 1 << 30, "f_ffree": 1 << 29, "f_namemax": 255}
 
     def _change(self, operation: str, path: str) -> None:
+        self._use_power(path)
+        self._fault(operation, path)
+
+    def _use_power(self, path: str) -> None:
         with self._lock:
+            self.changes += 1
             if self.power is not None:
                 self.power -= 1
                 if self.power < 0:
                     raise OSError(errno.EIO, "the power is off", path)
-        self._fault(operation, path)
 
     def _fault(self, operation: str, path: str) -> None:
         with self._lock:
@@ -294,7 +308,7 @@ class Server:
                 self.file_system.writeback = order["chance"]
             elif order["do"] == "free":
                 self.file_system.free_bytes = order["bytes"]
-            _answer({"done": order["do"]})
+            _answer({"done": order["do"], "changes": self.file_system.changes})
         self._unmount()
 
     def _unmount(self) -> None:

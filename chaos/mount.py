@@ -70,9 +70,12 @@ class LossyMount:
         """From now on these faults and no others; they outlive a crash."""
         self._order({"do": "faults", "faults": [fault.to_json() for fault in faults]})
 
-    def cut_power(self, after: int | None) -> None:
-        """After that many more changes every further one fails, until the next crash (or None) gives power back."""
-        self._order({"do": "power", "after": after})
+    def cut_power(self, after: int | None) -> int:
+        """After that many more changes every further one fails, until the next crash (or None) gives power back.
+
+        Returns how many changes have been asked for so far.
+        """
+        return self._order({"do": "power", "after": after})
 
     def write_back(self, chance: float) -> None:
         """From now on each change is durable at once by that chance, as when the kernel writes back on its own."""
@@ -82,15 +85,17 @@ class LossyMount:
         """What statfs says is free, from now on."""
         self._order({"do": "free", "bytes": free_bytes})
 
-    def _order(self, order: dict[str, object]) -> None:
+    def _order(self, order: dict[str, object]) -> int:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        self._answer()
+        return self._answer()
 
-    def _answer(self) -> None:
+    def _answer(self) -> int:
         assert self._process is not None
         assert self._process.stdout is not None
-        if not self._process.stdout.readline():
+        answer = self._process.stdout.readline()
+        if not answer:
             raise RuntimeError(f"the lossy file system ended with {self._process.wait()}")
+        return int(json.loads(answer).get("changes", 0))

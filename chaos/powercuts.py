@@ -27,8 +27,8 @@ from chaos.mount import LossyMount
 from consensus.disk import sync_folder
 
 STORIES = ("power", "power, partly", "kill, power", "power twice", "full, power")
-_MOST_CHANGES = 5000
-_STRIDES = {"state": 7, "store birth": 97}  # making those takes hundreds of changes, nearly all alike
+_BY_CHANCE = {"power, partly", "power twice"}
+_STRIDE = 127  # for the changes that are nearly all alike: making hundreds of folders, or a database
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +61,51 @@ def cut_everywhere(
     """
     cases = 0
     for part in parts:
+        sparse, dense = _changes(mount, part, stride)
         for story in STORIES:
-            if story == "full, power" and not isinstance(part, LogPart):
+            if story == "full, power" and type(part) is not LogPart:
                 continue
             before = cases
-            for change in range(0, _MOST_CHANGES, _STRIDES.get(part.name, 1) * stride):
+            changes = sparse + dense * (part.repeats if story in _BY_CHANCE else 1)
+            for change in changes:
                 cases += 1
-                if cut(mount, part, Cut(part.name, story, change, seed=cases)):
-                    break
+                cut(mount, part, Cut(part.name, story, change, seed=cases))
             tell(f"{part.name}: {story}: {cases - before} cases")
     return cases
 
 
-def cut(mount: LossyMount, part: Part, case: Cut) -> bool:
-    """Plays one case; True if the work ended before the cut. Raises CutShort."""
-    chance = Random(case.seed)
-    folder = mount.folder / f"case-{case.seed}"
-    folder.mkdir()
+def _changes(mount: LossyMount, part: Part, stride: int) -> tuple[list[int], list[int]]:
+    """Where to cut: at few of the changes of its work, and at every one of the last `part.dense`."""
+    folder = _new_folder(mount, f"count-{part.name}")
+    case = Cut(part.name, "counting", 0, 0)
+    _run(case, [], lambda _: part.prepare(folder))
+    before = mount.cut_power(None)
+    _run(case, [], lambda tell: part.act(folder, tell))
+    total = mount.cut_power(None) - before
+    dense = max(0, total - part.dense)
+    return [*range(0, dense, _STRIDE * stride)], [*range(dense, total + 1, stride)]
+
+
+def _new_folder(mount: LossyMount, name: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=mount.folder))
     sync_folder(mount.folder)
+    return folder
+
+
+def cut(mount: LossyMount, part: Part, case: Cut) -> None:
+    """Plays one case. Raises CutShort."""
+    chance = Random(case.seed)
+    folder = _new_folder(mount, f"case-{case.seed}")
     promises: list[Promise] = []
     _run(case, promises, lambda _: part.prepare(folder))
     if case.story == "full, power":
         mount.fail([Fault("write", "ENOSPC", match="/wal/", probability=0.3)])
         mount.write_back(1.0)
     mount.cut_power(case.change)
-    ended = _run(case, promises, lambda tell: part.act(folder, tell), may_fail=True)
+    _run(case, promises, lambda tell: part.act(folder, tell), may_fail=True)
     mount.fail([])
     mount.write_back(0.0)
-    kept = 0.0 if case.story in {"power", "kill, power", "full, power"} else 0.5
+    kept = 0.5 if case.story in _BY_CHANCE else 0.0
     if case.story == "kill, power":
         mount.cut_power(None)
         _run(case, promises, lambda tell: part.go_on(folder, tell))
@@ -98,11 +115,10 @@ def cut(mount: LossyMount, part: Part, case: Cut) -> bool:
         _run(case, promises, lambda tell: part.go_on(folder, tell), may_fail=True)
     mount.crash(kept=kept, seed=case.seed)
     _run(case, promises, lambda _: part.check(folder, promises))
-    return ended
 
 
-def _run(case: Cut, promises: list[Promise], work: Callable[[Tell], None], *, may_fail: bool = False) -> bool:
-    """In a process of its own, which ends without any clean-up; True if the work came to its end."""
+def _run(case: Cut, promises: list[Promise], work: Callable[[Tell], None], *, may_fail: bool = False) -> None:
+    """In a process of its own, which ends without any clean-up."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -118,7 +134,6 @@ def _run(case: Cut, promises: list[Promise], work: Callable[[Tell], None], *, ma
         raise CutShort(f"{case}: {failures[0].strip().splitlines()[-1]}")
     if status and not failures:
         raise CutShort(f"{case}: the process ended with {status}")
-    return not failures
 
 
 def _child(writing: int, work: Callable[[Tell], None]) -> None:
@@ -142,7 +157,7 @@ def parts_covering(path: str) -> list[Part]:
 if __name__ == "__main__":
     with LossyMount(Path(tempfile.mkdtemp(prefix="meridian-powercuts-"))) as mounted:
         try:
-            count = cut_everywhere(mounted, parts=parts_covering(sys.argv[1]))
+            count = cut_everywhere(mounted, parts=parts_covering("".join(sys.argv[1:2])))
         except CutShort as broken:
             print(broken)
             sys.exit(1)

@@ -183,14 +183,16 @@ def test_a_disk_that_runs_full_takes_what_still_fits(mount: LossyMount, folder: 
     mount.fail([Fault("write", "ENOSPC", match=folder.name)])
     with (folder / "f").open("wb", buffering=0) as file:
         assert file.write(b"1234") == 2
+        mount.fail([])  # whether it is still full or not: what was cut short is told at the next write
         with pytest.raises(OSError, match="No space left"):
             file.write(b"3")
     assert (folder / "f").read_bytes() == b"12"
 
 
 def test_power_goes_after_so_many_changes(mount: LossyMount, folder: Path) -> None:
-    mount.cut_power(5)  # create, write, fsync, rename: the fifth is the sync of the folder
+    before = mount.cut_power(5)  # create, write, fsync, rename: the fifth is the sync of the folder
     _whole_write(folder)
+    assert mount.cut_power(0) - before == 5
     with pytest.raises(OSError, match="Input/output error"):
         (folder / "more").mkdir()
     assert (folder / "f").read_bytes() == b"content"

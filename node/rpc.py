@@ -34,8 +34,8 @@ _BOUNDS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
-# gRPC itself drops calls by chance, as CANCELLED, from 1,000 on that a busy loop has not taken up yet; ours has to be the
-# bound that is met first, as its answer says what happened. Above the second number it drops all of them.
+# gRPC itself drops calls by chance, as CANCELLED, from 1,000 on that a busy loop has not taken up yet; ours has to be
+# the bound that is met first, as its answer says what happened. Above the second number it drops all of them.
 _PENDING = [
     ("grpc.server.max_pending_requests", 16 * MAX_IN_FLIGHT),
     ("grpc.server.max_pending_requests_hard_limit", 32 * MAX_IN_FLIGHT),

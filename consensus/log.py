@@ -1,6 +1,7 @@
 """The log port: what an engine of the replicated log promises to everything above it.
 
-Engines: `consensus.solo` (one node, the write-ahead log alone). All pass `tests/consensus/log_suite.py`.
+Engines: `consensus.solo` (one node, the write-ahead log alone) and `consensus.raft` (three to five nodes). All pass
+`tests/consensus/log_suite.py`.
 Indexes are ordered but not dense: an engine may skip some (etcd revisions do), and callers must not count on i + 1.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 MAX_BATCH_ENTRIES = 1000
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
@@ -25,7 +27,7 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class LogStatus:
     """Where the engine stands. `steward` is the node that leads (None while unknown); `commit` the highest committed
-    index, `first` the lowest kept one (commit + 1 when nothing is kept)."""
+    index; `first` the lowest index that has not been trimmed, commit + 1 at most."""
 
     term: int
     steward: str | None

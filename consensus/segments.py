@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from consensus.errors import LogCorrupt
+from consensus.log import MAX_PAYLOAD_BYTES
 
 VERSION = 1
-MAX_ENTRY_BYTES = 4 * 1024 * 1024
+MAX_ENTRY_BYTES = MAX_PAYLOAD_BYTES + 1024  # an engine may put something of its own before a payload
 
 _HEADER_MAGIC = b"MRDNWAL\n"
 _HEADER = struct.Struct("<8sIQII")

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from consensus.errors import InvalidCommand, LogError, LogFull, LogUnavailable
-from consensus.log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Entry, LogStatus
-from consensus.segments import MAX_ENTRY_BYTES
+from consensus.log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, MAX_PAYLOAD_BYTES, Entry, LogStatus
 from consensus.wal import DEFAULT_SEGMENT_BYTES, Wal
 
 MAX_PENDING_BYTES = 64 * 1024 * 1024
@@ -66,8 +65,8 @@ class SoloLog:
     async def append(self, payload: bytes) -> int:
         """As the port says. While MAX_PENDING_BYTES wait for the disk, further ones are refused (LogUnavailable, and
         then certainly not in the log) instead of waiting."""
-        if len(payload) > MAX_ENTRY_BYTES:
-            raise InvalidCommand(f"an entry has at most {MAX_ENTRY_BYTES} bytes, this one {len(payload)}")
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise InvalidCommand(f"an entry has at most {MAX_PAYLOAD_BYTES} bytes, this one {len(payload)}")
         self._check_usable()
         size = len(payload) + _OVERHEAD_BYTES
         if self._pending_bytes + size > MAX_PENDING_BYTES:

@@ -86,7 +86,10 @@ class Wal:
             folder.mkdir(parents=True, exist_ok=True)
             lock = _lock_folder(folder, lock_seconds)
             wal = cls(folder, segment_bytes, lock, _recover(folder))
-            wal._activate()
+            if wal._segments:
+                wal._activate(wal._segments[-1].path)
+            else:
+                wal._start_segment(1)
         except BaseException as error:
             if lock is not None:
                 os.close(lock)
@@ -165,6 +168,52 @@ class Wal:
                 self._segments = self._segments[1:]
                 self._remove(segment)
 
+    def cut(self, after: int) -> None:
+        """Takes back the entries behind `after`, durably, for an engine whose newest entries may not stand. A crash
+        inside it leaves some of them, never a gap. Raises LogUnavailable (the log has failed for good), ValueError
+        when `after` has been trimmed."""
+        if self._failure is not None:
+            raise LogUnavailable(self._failure)
+        if after >= self._commit:
+            return
+        if after < self.first - 1:
+            raise ValueError(f"entry {after} has been trimmed, the log begins at {self.first}")
+        self._commit = after
+        try:
+            kept = [segment for segment in self._segments if segment.first <= after + 1]
+            segment = _shortened(kept[-1], after)
+            self._drop_segments(self._segments[len(kept) :])
+            self._activate(segment.path)
+            os.ftruncate(self._active, segment.end)
+            disk.sync_data(self._active)
+        except OSError as error:
+            raise self.fail(f"cannot cut the log in {self._folder} back: {error}; it has failed for good") from error
+        with self._changing:
+            self._segments = (*kept[:-1], segment)
+
+    def reset(self, first: int) -> None:
+        """Forgets every entry; the next one is numbered `first`. A crash inside it leaves all of them, the oldest of
+        them, or none. Nobody may be reading. Raises LogFull, LogUnavailable."""
+        if self._failure is not None:
+            raise LogUnavailable(self._failure)
+        try:
+            self._drop_segments(self._segments)
+        except OSError as error:
+            raise self.fail(f"cannot empty the log in {self._folder}: {error}; it has failed for good") from error
+        self._commit = first - 1
+        self._start_segment(first)
+        with self._changing:
+            self._segments = self._segments[-1:]
+
+    def _drop_segments(self, dropped: Sequence[_Segment]) -> None:
+        """Removes the newest segments, newest first: a crash leaves no gap."""
+        if dropped and self._active >= 0:
+            os.close(self._active)
+            self._active = -1
+        for segment in reversed(dropped):
+            segment.path.unlink(missing_ok=True)
+            disk.sync_folder(self._folder)
+
     def _remove(self, segment: _Segment) -> None:
         try:
             segment.path.unlink(missing_ok=True)
@@ -187,11 +236,9 @@ class Wal:
                     os.close(descriptor)
             self._active = self._lock = -1
 
-    def _activate(self) -> None:
-        if not self._segments:
-            self._start_segment(1)
-        elif self._active < 0:
-            self._active = os.open(self._segments[-1].path, os.O_RDWR | os.O_CLOEXEC)
+    def _activate(self, path: Path) -> None:
+        if self._active < 0:
+            self._active = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def _write(self, segment: _Segment, content: bytes) -> None:
         try:
@@ -269,6 +316,18 @@ def _read_batch(segment: _Segment, after: int, last: int) -> tuple[Entry, ...]:
             segments.damage(segment.path, segment.offset_before(after + 1), f"entry {after + 1} is damaged")
         )
     return tuple(batch)
+
+
+def _shortened(segment: _Segment, last: int) -> _Segment:
+    end = segments.HEADER_BYTES
+    with segment.path.open("rb", buffering=_READ_BYTES) as file:
+        for offset, index, payload in segments.read_records(file, segment.salt, segment.offset_before(last + 1)):
+            if index > last:
+                end = offset
+                break
+            end = offset + segments.RECORD_BYTES + len(payload)
+    marks = [(index, offset) for index, offset in segment.marks if index <= last]
+    return _Segment(segment.path, segment.first, segment.salt, last, end, marks)
 
 
 def _lock_folder(folder: Path, seconds: float) -> int:

@@ -25,6 +25,9 @@ class ConfigError(Exception):
 
 
 Port = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):[0-9]{1,5}\Z")]
+MemberAddress = Annotated[
+    str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}=(\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):[0-9]{1,5}\Z")
+]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 
@@ -57,7 +60,8 @@ class Listen(Section, frozen=True):
 
     address: Annotated[Port, Meta(description="where clients reach the registry")] = "127.0.0.1:5000"
     admin: Annotated[Port, Meta(description="/livez, /readyz and /metrics")] = "127.0.0.1:5100"
-    peers: Annotated[Port, Meta(description="where the other nodes reach this one")] = "127.0.0.1:5200"
+    peers: Annotated[Port, Meta(description="where the other nodes' keepers reach this one")] = "127.0.0.1:5200"
+    transfers: Annotated[Port, Meta(description="where the other nodes fetch blobs from this one")] = "127.0.0.1:5300"
     allow_remote_open: Annotated[
         bool, Meta(description="let an open node listen beyond loopback: anybody who reaches it may write and delete")
     ] = False
@@ -122,6 +126,27 @@ class Log(Section, frozen=True):
     ] = 256 * 1024 * 1024
 
 
+class Cluster(Section, frozen=True):
+    """The nodes that keep one log together; a node without members stands alone."""
+
+    id: Annotated[
+        str, Meta(pattern=r"^([0-9a-f]{32})?\Z"), Meta(description="the cluster's id, as its CA was made with it")
+    ] = ""
+    members: Annotated[
+        tuple[MemberAddress, ...],
+        Meta(max_length=7),
+        Meta(description="every node by its name, this one too, and where its keeper is reached"),
+    ] = ()
+    ca: Annotated[str, Meta(description="PEM file, the certificate of the cluster's CA")] = ""
+    certificate: Annotated[str, Meta(description="PEM file, the certificate of this node")] = ""
+    key: Annotated[str, Meta(description="PEM file with the certificate's private key")] = ""
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """host:port of each member by its name."""
+        return dict(member.split("=", 1) for member in self.members)
+
+
 class Supervisor(Section, frozen=True):
     """Restarts and shutdown."""
 
@@ -160,6 +185,7 @@ class Config(Section, frozen=True):
     access: Access = Access()
     limits: Limits = Limits()
     log: Log = Log()
+    cluster: Cluster = Cluster()
     supervisor: Supervisor = Supervisor()
     telemetry: Telemetry = Telemetry()
 
@@ -169,7 +195,11 @@ class Config(Section, frozen=True):
         return Path(self.node.data)
 
 
-_PATHS = (("node", "data"), ("node", "runtime"), ("listen", "tls_certificate"), ("listen", "tls_key"))
+_PATHS = {
+    "node": ("data", "runtime"),
+    "listen": ("tls_certificate", "tls_key"),
+    "cluster": ("ca", "certificate", "key"),
+}
 _VARIABLE = re.compile(r"MERIDIAN_([A-Z]+)_([A-Z0-9_]+)")
 # Kubernetes describes a service called `meridian-node` by such variables; they are not meant for us.
 _SERVICE_LINK = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_[A-Z0-9_]*)?")
@@ -251,7 +281,9 @@ def _overlay(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any, str]]:
         if match is None or kind is None or _SERVICE_LINK.fullmatch(match[2]):
             continue
         section, key = match[1].lower(), match[2].lower()
-        yield section, key, _convert(name, kind, key, text, strict=False), name
+        several = _is_list(key_types(kind).get(key))
+        value = [item.strip() for item in text.split(",") if item.strip()] if several else text
+        yield section, key, _convert(name, kind, key, value, strict=False), name
 
 
 def _convert(place: str, kind: type[Section], key: str, value: Any, *, strict: bool = True) -> Any:
@@ -264,11 +296,20 @@ def _convert(place: str, kind: type[Section], key: str, value: Any, *, strict: b
         raise ConfigError(f"{place}: expected {bound(expected)}, got {value!r}") from error
 
 
+def _is_list(expected: Any) -> bool:
+    return expected is not None and isinstance(_bare(expected), msgspec.inspect.VarTupleType)
+
+
+def _bare(expected: Any) -> Any:
+    kind: Any = msgspec.inspect.type_info(expected)
+    return kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind
+
+
 def bound(expected: Any) -> str:
     """What a key accepts, in words."""
-    kind: Any = msgspec.inspect.type_info(expected)
-    if isinstance(kind, msgspec.inspect.Metadata):
-        kind = kind.type
+    kind = _bare(expected)
+    if isinstance(kind, msgspec.inspect.VarTupleType):
+        return f"a list of at most {kind.max_length} texts like NAME=HOST:PORT (in a variable: separated by commas)"
     if isinstance(kind, msgspec.inspect.BoolType):
         return "true or false"
     if isinstance(kind, msgspec.inspect.LiteralType):
@@ -284,12 +325,10 @@ def bound(expected: Any) -> str:
 
 
 def _anchor(config: Config, base: Path) -> Config:
-    for section, key in _PATHS:
+    for section, keys in _PATHS.items():
         part = getattr(config, section)
-        text = getattr(part, key)
-        if text:
-            absolute = os.path.normpath(base / text)
-            config = msgspec.structs.replace(config, **{section: msgspec.structs.replace(part, **{key: absolute})})
+        absolute = {key: os.path.normpath(base / text) for key in keys if (text := getattr(part, key))}
+        config = msgspec.structs.replace(config, **{section: msgspec.structs.replace(part, **absolute)})
     return config
 
 
@@ -313,13 +352,18 @@ def is_loopback(address: str) -> bool:
 def check(config: Config) -> None:
     """What holds between keys. Raises ConfigError."""
     listen, limits, supervisor = config.listen, config.limits, config.supervisor
-    addresses = {"address": listen.address, "admin": listen.admin, "peers": listen.peers}
+    addresses = {
+        "address": listen.address,
+        "admin": listen.admin,
+        "peers": listen.peers,
+        "transfers": listen.transfers,
+    }
     for key, address in addresses.items():
         if split_address(address)[1] > 65535:
             raise ConfigError(f"[listen] {key}: expected a port of at most 65535, got {address!r}")
     fixed = [address for address in addresses.values() if split_address(address)[1] != 0]
     if len(set(fixed)) != len(fixed):
-        raise ConfigError("[listen] address, admin and peers: expected three different addresses")
+        raise ConfigError("[listen] address, admin, peers and transfers: expected four different addresses")
     if bool(listen.tls_certificate) != bool(listen.tls_key):
         raise ConfigError("[listen] tls_certificate and tls_key: expected both or neither")
     if limits.url_bytes > limits.header_bytes:
@@ -328,7 +372,23 @@ def check(config: Config) -> None:
         raise ConfigError("[supervisor] restart_first_seconds: expected at most restart_most_seconds")
     if config.log.segment_bytes > config.log.keep_bytes:
         raise ConfigError("[log] segment_bytes: expected at most keep_bytes")
+    check_cluster(config)
     check_exposure(config)
+
+
+def check_cluster(config: Config) -> None:
+    """Members need an id and certificates, and this node is one of them. Raises ConfigError."""
+    cluster = config.cluster
+    if not cluster.members:
+        return
+    addresses = cluster.addresses
+    if len(addresses) != len(cluster.members) or len(set(addresses.values())) != len(addresses):
+        raise ConfigError("[cluster] members: expected different names and different addresses")
+    if config.node.name not in addresses:
+        raise ConfigError(f"[cluster] members: expected this node, {config.node.name}, to be one of them")
+    missing = [key for key in ("id", "ca", "certificate", "key") if not getattr(cluster, key)]
+    if missing:
+        raise ConfigError(f"[cluster] {', '.join(missing)}: expected a value where there are members")
 
 
 def check_exposure(config: Config) -> None:

@@ -96,7 +96,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ("[registry]\ndelete_tags = 1", "[registry] delete_tags: expected true or false, got 1"),
         ('[listen]\naddress = "5000"', "[listen] address: expected host:port, got '5000'"),
         ('[listen]\naddress = "127.0.0.1:70000"', "[listen] address: expected a port of at most 65535"),
-        ('[listen]\nadmin = "127.0.0.1:5000"', "three different addresses"),
+        ('[listen]\nadmin = "127.0.0.1:5000"', "four different addresses"),
         ('[listen]\ntls_key = "k"', "tls_certificate and tls_key: expected both or neither"),
         ("[limits]\nurl_bytes = 40000", "[limits] url_bytes: expected at most header_bytes"),
         ("[supervisor]\nrestart_first_seconds = 20", "expected at most restart_most_seconds"),

@@ -352,12 +352,7 @@ def is_loopback(address: str) -> bool:
 def check(config: Config) -> None:
     """What holds between keys. Raises ConfigError."""
     listen, limits, supervisor = config.listen, config.limits, config.supervisor
-    addresses = {
-        "address": listen.address,
-        "admin": listen.admin,
-        "peers": listen.peers,
-        "transfers": listen.transfers,
-    }
+    addresses = {key: getattr(listen, key) for key in ("address", "admin", "peers", "transfers")}
     for key, address in addresses.items():
         if split_address(address)[1] > 65535:
             raise ConfigError(f"[listen] {key}: expected a port of at most 65535, got {address!r}")
@@ -379,9 +374,9 @@ def check(config: Config) -> None:
 def check_cluster(config: Config) -> None:
     """Members need an id and certificates, and this node is one of them. Raises ConfigError."""
     cluster = config.cluster
-    if not cluster.members:
-        return
     addresses = cluster.addresses
+    if not addresses:
+        return
     if len(addresses) != len(cluster.members) or len(set(addresses.values())) != len(addresses):
         raise ConfigError("[cluster] members: expected different names and different addresses")
     if config.node.name not in addresses:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Self
 
 from consensus.errors import InvalidCommand, LogError, LogFull, LogUnavailable
-from consensus.log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, MAX_PAYLOAD_BYTES, Entry, LogStatus
+from consensus.log import MAX_PAYLOAD_BYTES, Entry, LogStatus
+from consensus.tail import OVERHEAD_BYTES, Tail
 from consensus.wal import DEFAULT_SEGMENT_BYTES, Wal
 
 MAX_PENDING_BYTES = 64 * 1024 * 1024
 
 _MAX_WRITE_BYTES = 8 * 1024 * 1024
-_TAIL_BYTES = 16 * 1024 * 1024
-_OVERHEAD_BYTES = 256  # what an entry costs in memory beside its payload, so that empty ones are bounded too
 
 _logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class SoloLog:
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise InvalidCommand(f"an entry has at most {MAX_PAYLOAD_BYTES} bytes, this one {len(payload)}")
         self._check_usable()
-        size = len(payload) + _OVERHEAD_BYTES
+        size = len(payload) + OVERHEAD_BYTES
         if self._pending_bytes + size > MAX_PENDING_BYTES:
             raise LogUnavailable(f"{self._pending_bytes} bytes are waiting for the disk already; try again later")
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -171,7 +170,7 @@ class SoloLog:
     def _settle(self, batch: list[_Waiting], first: int, error: LogError | None) -> None:
         """On the event loop: what the writer did becomes known."""
         for index, (payload, future) in enumerate(batch, start=first):
-            self._pending_bytes -= len(payload) + _OVERHEAD_BYTES
+            self._pending_bytes -= len(payload) + OVERHEAD_BYTES
             if error is None:
                 self._tail.add(Entry(index, payload))
             if future.done():
@@ -183,31 +182,3 @@ class SoloLog:
         if error is not None and not isinstance(error, LogFull) and not self._closing:
             self._failure = error
         self._announce()
-
-
-class Tail:
-    """The newest entries, without gaps, up to _TAIL_BYTES."""
-
-    def __init__(self) -> None:
-        self._entries: dict[int, Entry] = {}  # in order of index
-        self._size = 0
-
-    def add(self, entry: Entry) -> None:
-        """Takes the entry behind the last one taken."""
-        self._entries[entry.index] = entry
-        self._size += len(entry.payload) + _OVERHEAD_BYTES
-        while self._size > _TAIL_BYTES:
-            oldest = self._entries.pop(next(iter(self._entries)))
-            self._size -= len(oldest.payload) + _OVERHEAD_BYTES
-
-    def batch(self, after: int) -> tuple[Entry, ...]:
-        """The entries behind `after` if they are held, a batch at most; nothing if they are not."""
-        found: list[Entry] = []
-        size = 0
-        while len(found) < MAX_BATCH_ENTRIES and size < MAX_BATCH_BYTES:
-            entry = self._entries.get(after + 1 + len(found))
-            if entry is None:
-                break
-            found.append(entry)
-            size += len(entry.payload)
-        return tuple(found)

@@ -79,8 +79,8 @@ def _decode(path: Path, content: bytes) -> Stored:
     checksum, body = content[len(_MAGIC) : start], content[start:]
     if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
         raise LogCorrupt(
-            f"{path} is damaged: it says for whom this member has voted, and must not be guessed. Restore this node's "
-            f"data folder from a backup of its own, or let the node rejoin as a new member and copy its data from a peer."
+            f"{path} is damaged: it says for whom this member has voted, and must not be guessed. Let the node rejoin "
+            f"as a new member and copy its data from a peer."
         )
     term, voted_for, base = msgpack.unpackb(body, use_list=False, raw=False)
     return Stored(term, voted_for, base)

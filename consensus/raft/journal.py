@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from consensus.errors import StateRefused
+from consensus.log import Entry
 from consensus.raft.hardstate import HardState
 from consensus.wal import DEFAULT_SEGMENT_BYTES, Wal
 
@@ -46,7 +47,8 @@ class Journal:
     def open(cls, folder: Path, applied: int, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> Journal:
         """The journal in `folder`, of a member whose state has applied entry `applied`.
 
-        Raises StateRefused if the log ends before that and no snapshot explains it; LogCorrupt, LogFull, LogUnavailable.
+        Raises StateRefused if the log ends before that and no snapshot explains it; LogCorrupt, LogFull, and
+        LogUnavailable.
         """
         wal = Wal.open(folder, segment_bytes=segment_bytes)
         try:
@@ -54,12 +56,7 @@ class Journal:
             base, term = hard.stored.base
             if wal.commit < base <= applied:
                 _restart(wal, base, term)  # a crash came between putting a snapshot in force and this
-            if wal.commit < applied:
-                raise StateRefused(
-                    f"the state has applied entry {applied}, but the log in {folder} ends at entry {wal.commit}: it was "
-                    f"lost or restored from an older copy, and this node may have acknowledged entries it no longer "
-                    f"has. Let the node rejoin as a new member and copy its data from a peer."
-                )
+            _check_reach(folder, wal.commit, applied)
             return cls(wal, hard)
         except BaseException:
             wal.close()
@@ -89,6 +86,12 @@ class Journal:
         start = self.first + (item.start or 0)
         stop = self.last + 1 if item.stop is None else self.first + item.stop
         return self.range(start, stop)
+
+    def recent(self, start: int, stop: int) -> tuple[Entry, ...]:
+        """Entries with these indexes as the write-ahead log has them, `stop` excluded, so far as they are in memory."""
+        oldest = self._recent[0][1] if self._recent else self.last + 1
+        found = self._recent[max(start, oldest) - oldest : max(0, stop - oldest)]
+        return tuple(Entry(index, _TERM.pack(term) + command) for command, index, term in found)
 
     def term(self, index: int) -> int | None:
         """The term of an entry, None if it is not kept."""
@@ -157,7 +160,7 @@ class Journal:
         pass
 
     def begin_from(self, base: tuple[int, int]) -> None:
-        """Says durably, before a snapshot is put in force, that this member goes on behind it. Raises LogUnavailable."""
+        """Says durably, before a snapshot is in force, that this member goes on behind it. Raises LogUnavailable."""
         self._hard.begin_from(base)
 
     def _entry(self, index: int) -> RaftEntry:
@@ -216,3 +219,12 @@ class Journal:
 def _restart(wal: Wal, base: int, term: int) -> None:
     wal.reset(base)
     wal.append([_TERM.pack(term) + NO_OP])
+
+
+def _check_reach(folder: Path, last: int, applied: int) -> None:
+    if last < applied:
+        raise StateRefused(
+            f"the state has applied entry {applied}, but the log in {folder} ends at entry {last}: it was lost or "
+            f"restored from an older copy, and this node may have acknowledged entries that it no longer has. Let the "
+            f"node rejoin as a new member and copy its data from a peer."
+        )

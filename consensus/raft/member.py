@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consensus.errors import LogError, LogFull, LogUnavailable
-from consensus.raft.core import Core, Message
+from consensus.raft.core import Core
 from consensus.raft.journal import REGULAR
+from consensus.raft.links import Message
 from consensus.raft.pinned import now
 
 ANSWER_SECONDS = 5.0
@@ -217,10 +218,10 @@ class Member:
             self._commit = commit
             if self.core.is_leader:
                 self.core.broadcast()
+            self._on_commit(commit)  # first: an answer must not overtake the commit it is about
             for index in due:
                 if waiting := self._entries.pop(index, None):
                     self._conclude(index, waiting)
-            self._on_commit(commit)
         self._settle_reads()
         leader, at = self.core.leader, now()
         self._expire(lambda waiting: waiting.deadline <= at, "no answer in time")
@@ -259,7 +260,7 @@ class Member:
                 waiting.done(LogUnavailable(reason))
 
     def _run_full(self, error: LogFull) -> None:
-        """Others may hold what was sent and could not be written here, so this term is over for this member as leader."""
+        """Others may hold what was sent and could not be written here: this member leads no more in this term."""
         _logger.error("raft_disk_full", extra={"reason": str(error), "led": self.core.is_leader})
         self.core.step_down()
 

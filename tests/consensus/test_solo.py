@@ -10,7 +10,8 @@ import pytest
 
 from consensus.errors import LogCorrupt, LogUnavailable
 from consensus.log import Entry, Log
-from consensus.solo import MAX_PENDING_BYTES, SoloLog, Tail
+from consensus.solo import MAX_PENDING_BYTES, SoloLog
+from consensus.tail import Tail
 from tests.consensus.log_suite import LogSuite, OpenLog, fill, read
 from tests.consensus.wal_files import files, replace_open_file
 

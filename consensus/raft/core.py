@@ -9,15 +9,15 @@
                                                   an acknowledgement never resends what is under way
     votes are counted, not voters                 `voting`: a voter counts once a term
     an isolated node disrupts when it returns     `voting`: pre-vote, and votes are refused while a leader is heard
-    a cut-off leader stays one for 30 s           `guarded`: it steps down after `Timing.fallback` without a majority
+    a cut-off leader stays one for 30 s           `leading`: it steps down after `Timing.fallback` without a majority
     nothing is synced                             the journal is flushed before an acknowledgement leaves and before
                                                   the leader counts itself; term and vote before a vote leaves
     membership changes are not serialized         `following`: kinds other than REGULAR and NO_OP are refused
     an exception in apply or a callback           nothing is applied and nobody is called in here (`member`)
     pickle                                        never reached (`pinned`)
 
-Relied on as it is: votes go to logs that are up to date, an entry is committed by count only in its own term, the no-op
-of an election, and the transfer of leadership. No threads, and no I/O beside the journal: the caller hands over
+Relied on as it is: votes go to logs that are up to date, terms, the no-op of an election, and the transfer of
+leadership. No threads, and no I/O beside the journal: the caller hands over
 messages and time, and what is to be sent goes to `send`.
 """
 

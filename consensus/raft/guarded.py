@@ -141,11 +141,12 @@ class Guarded(SyncObj):  # type: ignore[misc]
             raise
 
     def step_down(self) -> None:
-        """A leader that cannot write leads no longer in this term, and lets others go first in the next."""
+        """A leader that cannot write, or is not heard, leads no longer in this term, and lets others go first in the
+        next."""
         if self.is_leader:
             self._SyncObj__setState(FOLLOWER)
             self._SyncObj__raftLeader = None
-            self._SyncObj__raftElectionDeadline = now() + 2 * self._timing.election_most
+            self._SyncObj__raftElectionDeadline = now() + self._timing.election_most
 
     def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
         least, most = self._timing.election_least, self._timing.election_most
@@ -155,6 +156,11 @@ class Guarded(SyncObj):  # type: ignore[misc]
         # The state is applied elsewhere, in order, from committed entries.
         self._SyncObj__raftLastApplied = self._SyncObj__raftCommitIndex
         return False
+
+    def _SyncObj__getEntries(self, start: int, count: int = 1, _: object = None) -> list[tuple[bytes, int, int]]:  # noqa: N802
+        # All that is left in use there looks at terms only, one entry at a time, and need not read the disk for them.
+        terms = [(index, self.journal.term(index)) for index in range(start, start + count)]
+        return [(b"", index, term) for index, term in terms if term is not None]
 
     def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
         return

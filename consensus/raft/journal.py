@@ -8,6 +8,7 @@ another member or counts for a majority. The newest are also in memory; what is 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any, overload
 
@@ -41,6 +42,7 @@ class Journal:
         self._recent: list[RaftEntry] = []  # without gaps, up to the last entry
         self._recent_bytes = 0
         self._unsynced = 0  # how many of them, at the end
+        self._starts: list[tuple[int, int]] = []  # (index, term) of the first entry of each term
         self._load_recent()
 
     @classmethod
@@ -95,7 +97,10 @@ class Journal:
 
     def term(self, index: int) -> int | None:
         """The term of an entry, None if it is not kept."""
-        return self._entry(index)[2] if self.first <= index <= self.last else None
+        if not self.first <= index <= self.last:
+            return None
+        position = bisect_right(self._starts, index, key=lambda start: start[0])
+        return self._starts[position - 1][1]
 
     def add(self, command: bytes, index: int, term: int) -> None:
         """Behind the newest; on disk after `flush`."""
@@ -128,7 +133,7 @@ class Journal:
     def restart(self, base: int, term: int) -> None:
         """Forgets every entry; goes on behind entry `base`, of that term, which a snapshot holds. The snapshot is in
         force when this is called: see HardState.begin_from. Raises LogFull, LogUnavailable."""
-        self._recent, self._recent_bytes, self._unsynced = [], 0, 0
+        self._recent, self._recent_bytes, self._unsynced, self._starts = [], 0, 0, []
         _restart(self.wal, base, term)
         self._load_recent()
 
@@ -190,6 +195,9 @@ class Journal:
         return found
 
     def _remember(self, entry: RaftEntry) -> None:
+        _, index, term = entry
+        if not self._starts or self._starts[-1][1] != term:
+            self._starts.append((index, term))
         self._recent.append(entry)
         self._recent_bytes += len(entry[0]) + _OVERHEAD_BYTES
 
@@ -197,6 +205,8 @@ class Journal:
         while self._recent and self._recent[-1][1] > after:
             self._recent_bytes -= len(self._recent.pop()[0]) + _OVERHEAD_BYTES
             self._unsynced = max(0, self._unsynced - 1)
+        while self._starts and self._starts[-1][0] > after:
+            self._starts.pop()
 
     def _shrink(self) -> None:
         """Down to half at once, so that the list is not moved for every entry."""
@@ -209,11 +219,24 @@ class Journal:
         del self._recent[:dropped]
 
     def _load_recent(self) -> None:
-        """The last entry at least, where there is one."""
+        """The last entry at least, where there is one; and where each term starts."""
         self._recent, self._recent_bytes, self._unsynced = [], 0, 0
-        if self.wal.commit >= self.wal.first:
-            for entry in self._read(self.wal.commit, self.wal.commit + 1):
-                self._remember(entry)
+        first, last = self.wal.first, self.wal.commit
+        if first <= last:
+            (newest,) = self._read(last, last + 1)
+            oldest = self._read(first, first + 1)[0][2]
+            self._starts = [(first, oldest), *self._changes(first, oldest, last, newest[2])]
+            self._remember(newest)
+
+    def _changes(self, low: int, low_term: int, high: int, high_term: int) -> list[tuple[int, int]]:
+        """Where terms start above `low` up to `high`. Terms only rise, so that equal ends need no look between them."""
+        if low_term == high_term:
+            return []
+        if low + 1 == high:
+            return [(high, high_term)]
+        middle = (low + high) // 2
+        term = self._read(middle, middle + 1)[0][2]
+        return [*self._changes(low, low_term, middle, term), *self._changes(middle, term, high, high_term)]
 
 
 def _restart(wal: Wal, base: int, term: int) -> None:

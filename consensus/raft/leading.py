@@ -51,6 +51,22 @@ class Leading(Guarded):
         if self.is_leader:
             self._SyncObj__sendAppendEntries()
 
+    def tick(self) -> None:
+        """See Guarded. A leader's part is done here: pysyncobj would look at every entry that is not committed yet."""
+        if not self.is_leader:
+            super().tick()
+            return
+        self.journal.flush()
+        matching = sorted([*(self._SyncObj__raftMatchIndex[node] for node in self.otherNodes), self.journal.last])
+        held = matching[-(len(matching) // 2 + 1)]  # by a majority
+        if held > self.commit and self.journal.term(held) == self.term:
+            self._SyncObj__raftCommitIndex = self._SyncObj__leaderCommitIndex = held
+        heard = sum(at > now() - self._timing.fallback for at in self._SyncObj__lastResponseTime.values())
+        if 2 * (heard + 1) <= len(matching):
+            self.step_down()
+        elif now() > self._SyncObj__newAppendEntriesTime:
+            self.broadcast()
+
     def transfer(self, peer: str | None) -> bool:
         """Asks a member that has everything (None: the nearest to it) to become the leader. False if none can."""
         refused: list[object] = []

@@ -10,8 +10,9 @@ from random import Random
 
 from consensus import clock
 from consensus.errors import LogError
-from consensus.raft.core import Core, Message, Timing
+from consensus.raft.core import Core, Timing
 from consensus.raft.journal import REGULAR, Journal
+from consensus.raft.links import Message
 from consensus.raft.member import Member
 from consensus.raft.pinned import use_clock
 

@@ -21,6 +21,7 @@ from node.config import ConfigError, environment, load
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 ENTRY_POINTS = "meridian.commands"
 _LAZY = {
+    "cluster": "node.cli_cluster:cluster",
     "config": "node.cli_config:config",
     "local": "node.cli_local:local",
     "repo": "node.cli_query:repo",
@@ -83,6 +84,8 @@ def cli() -> None:
     Try it on this machine:
       meridian local up                        a cluster, until Ctrl-C
       meridian local status
+    Make the certificates of a cluster's nodes:
+      meridian cluster init ./cluster NAME=HOST:PORT...
     Run a node:
       meridian config init meridian.toml       a file with every key explained
       meridian serve --config meridian.toml

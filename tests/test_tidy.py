@@ -271,8 +271,9 @@ def test_the_supervisor_and_the_configuration_do_without_grpc() -> None:
 
 
 def test_the_command_line_starts_with_little() -> None:
-    loaded = _modules_after("node.cli", "node.cli_config", "node.cli_local", "node.cli_query")
+    loaded = _modules_after("node.cli", "node.cli_cluster", "node.cli_config", "node.cli_local", "node.cli_query")
     heavy = {"grpc", "uvicorn", "uvloop", "starlette", "opentelemetry", "prometheus_client", "rich", "httpx", "chaos"}
+    heavy |= {"cryptography"}
     assert not loaded & heavy
 
 

@@ -58,7 +58,7 @@ class Archive:
     def begin(self, state: State, *, step_seconds: float = STEP_SECONDS) -> Taking:
         """Begins to take one of the state as it will be at the last step; in the state's thread.
 
-        Raises SnapshotUnavailable while another is being taken, SnapshotFull when the disk has no room.
+        Raises SnapshotUnavailable (also while another is being taken) and SnapshotFull when the disk has no room.
         """
         with self._changing:
             if self._taking:
@@ -228,7 +228,10 @@ def _remove_all_but(folder: Path, kept: Manifest | None, *names: str) -> None:
 
 def check_room(folder: Path, size_bytes: int, free_bytes: int) -> None:
     """Raises SnapshotFull when the disk of `folder` would not keep `free_bytes` free beside `size_bytes` more."""
-    free = shutil.disk_usage(folder).free
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise SnapshotUnavailable(f"{folder} cannot be written to: {error}") from error
     if free < size_bytes + free_bytes:
         raise SnapshotFull(
             f"a snapshot takes {size_bytes} bytes in {folder}, where {free} are free and {free_bytes} have to stay so"

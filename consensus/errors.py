@@ -5,6 +5,11 @@
     ├── InvalidManifest      manifest bytes that no registry should keep
     ├── InvalidCommand       bytes that are not a command this version knows, or are over its size
     ├── StateRefused         a state database of another cluster, schema or future version
+    ├── SnapshotError
+    │   ├── SnapshotRefused      of another cluster or schema, or no newer than the state
+    │   ├── SnapshotDamaged      bytes that are not what the manifest says: they have to come anew
+    │   ├── SnapshotFull         no room for it on the disk: nothing was changed, reading goes on
+    │   └── SnapshotUnavailable  none to be had now, or the way to it broke off: what has come stays, ask again
     └── LogError
         ├── LogCorrupt       a bad record in the middle of the log: an operator has to decide
         ├── LogFull          no space left: nothing was appended, reading goes on
@@ -39,6 +44,26 @@ class InvalidCommand(ConsensusError, ValueError):
 
 class StateRefused(ConsensusError):
     """A state database that must not be opened by this version or this node."""
+
+
+class SnapshotError(ConsensusError):
+    """The root of what goes wrong with a copy of the state; the state itself is as it was."""
+
+
+class SnapshotRefused(SnapshotError):
+    """A whole snapshot that this node must not install."""
+
+
+class SnapshotDamaged(SnapshotError):
+    """Bytes or a manifest that are not what they are said to be."""
+
+
+class SnapshotFull(SnapshotError):
+    """The disk has no room for a snapshot beside what pulls and pushes need."""
+
+
+class SnapshotUnavailable(SnapshotError):
+    """No snapshot for now: none is kept, the peer does not answer, or it broke off half-way."""
 
 
 class LogError(ConsensusError):

@@ -1,6 +1,7 @@
 """Where the state database lies: `db-<generation>.sqlite`, named by the file `CURRENT` beside it.
 
-A new generation becomes the state by one rename, so a reader finds either the old one or the new one, whole.
+A new generation becomes the state by one rename, so a reader finds either the old one or the new one, whole. What is
+not in force is nobody's state: it is removed at the next start, or when the next generation is installed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("schema.sql")
 CACHED_STATEMENTS = 512
 
-_CURRENT = "CURRENT"
+CURRENT = "CURRENT"
 _NAME = re.compile(r"db-([1-9][0-9]{0,17})\.sqlite")
 _META = "SELECT schema_version, cluster_id, applied, log_time_ms, catalog_changed FROM meta"
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
@@ -38,13 +39,13 @@ class Meta(NamedTuple):
 def current(folder: Path) -> Path | None:
     """The database in force, or None where none has been made. Raises StateRefused when CURRENT is not usable."""
     try:
-        name = (folder / _CURRENT).read_text(encoding="ascii").strip()
+        name = (folder / CURRENT).read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise StateRefused(f"{folder / _CURRENT} is not text; {_advice(folder)}") from error
+        raise StateRefused(f"{folder / CURRENT} is not text; {_advice(folder)}") from error
     if not _NAME.fullmatch(name) or not (folder / name).is_file():
-        raise StateRefused(f"{folder / _CURRENT} names {name[:80]!r}, which is not there; {_advice(folder)}")
+        raise StateRefused(f"{folder / CURRENT} names {name[:80]!r}, which is not there; {_advice(folder)}")
     return folder / name
 
 
@@ -56,7 +57,7 @@ def create(folder: Path, cluster_id: str) -> Path:
     target = folder / "db-1.sqlite"
     for leftover in sorted(folder.glob("db-*.sqlite")):
         if leftover != target or not _is_empty(leftover):
-            raise StateRefused(f"{leftover} is here, but no {_CURRENT}; {_advice(folder)}")
+            raise StateRefused(f"{leftover} is here, but no {CURRENT}; {_advice(folder)}")
     unfinished = folder / "new.sqlite"
     for leftover in folder.glob("new.sqlite*"):
         leftover.unlink()
@@ -66,6 +67,36 @@ def create(folder: Path, cluster_id: str) -> Path:
     disk.sync_folder(folder)
     _put_in_force(folder, target.name)
     return target
+
+
+def install(folder: Path, file: Path) -> Path:
+    """Puts a whole database, on the same file system and opened by nobody, in force as a new generation; returns where
+    it now lies. The one before it stays until `remove_others`. Raises OSError: then either of them is in force."""
+    _sync(file)
+    # A number that no file here has: a database must never meet the `-wal` that belongs to another one.
+    target = folder / f"db-{max(_numbers(folder), default=0) + 1}.sqlite"
+    file.rename(target)
+    # Also makes it durable that what once had this name is gone.
+    disk.sync_folder(folder)
+    _put_in_force(folder, target.name)
+    return target
+
+
+def settle(folder: Path) -> None:
+    """For the writer, before it builds on the generation in force: that this one is in force becomes durable, as a
+    predecessor may have been killed while it installed it; and the others go. Raises OSError."""
+    disk.sync_folder(folder)
+    remove_others(folder)
+
+
+def remove_others(folder: Path) -> None:
+    """Removes every generation that is not in force. Who reads one goes on reading it. Raises OSError, StateRefused."""
+    kept = current(folder)
+    if kept is None:
+        return
+    for path in folder.glob("db-*.sqlite*"):
+        if not path.name.startswith(kept.name):
+            path.unlink(missing_ok=True)
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
@@ -81,6 +112,11 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
     raise StateRefused(
         f"the state has schema {version}, this version knows {SCHEMA_VERSION}: start the Meridian that wrote it"
     )
+
+
+def open_whole(path: Path) -> sqlite3.Connection:
+    """A read-only connection to a database that nobody writes and that has no `-wal`; leaves no file beside it."""
+    return _connect(path, "ro&immutable=1")
 
 
 def open_writer(path: Path, cluster_id: str) -> sqlite3.Connection:
@@ -132,6 +168,11 @@ def _check_owner(path: Path, owner: str, cluster_id: str) -> None:
         )
 
 
+def _numbers(folder: Path) -> list[int]:
+    found = (_NAME.match(path.name) for path in folder.glob("db-*.sqlite*"))
+    return [int(match[1]) for match in found if match]
+
+
 def _write_empty(path: Path, cluster_id: str) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -153,10 +194,10 @@ def _is_empty(path: Path) -> bool:
 
 
 def _put_in_force(folder: Path, name: str) -> None:
-    unfinished = folder / f"{_CURRENT}.new"
+    unfinished = folder / f"{CURRENT}.new"
     unfinished.write_text(f"{name}\n", encoding="ascii")
     _sync(unfinished)
-    unfinished.rename(folder / _CURRENT)
+    unfinished.rename(folder / CURRENT)
     disk.sync_folder(folder)
 
 
@@ -170,6 +211,6 @@ def _sync(path: Path) -> None:
 
 def _advice(folder: Path) -> str:
     return (
-        f"put the name of the newest database in {folder} that you trust into {_CURRENT}, "
+        f"put the name of the newest database in {folder} that you trust into {CURRENT}, "
         "or move the folder away to have it rebuilt where the log is still whole"
     )

@@ -15,9 +15,11 @@ from consensus import answers, generation
 from consensus.apply import apply_command
 from consensus.codec import decode
 from consensus.commands import EnrolProposer, Outcome, Reason, Status
-from consensus.errors import InvalidCommand
+from consensus.copying import STEP_SECONDS, Copying
+from consensus.errors import InvalidCommand, SnapshotRefused
 from consensus.fingerprint import fingerprint
 from consensus.log import Entry
+from consensus.snapshot import VerifiedSnapshot
 from consensus.step import Step
 
 MAX_RISE_MS = 60_000  # how far one command may move log time: a wrong clock cannot expire everything at once
@@ -26,21 +28,36 @@ MAX_RISE_MS = 60_000  # how far one command may move log time: a wrong clock can
 class State:
     """The writing side of the state; one thread at a time."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, cluster_id: str, connection: sqlite3.Connection) -> None:
+        self._folder = folder
+        self._cluster_id = cluster_id
         self._connection = connection
+        self._copying: Copying | None = None
         self._applied = generation.read_meta(connection).applied
 
     @classmethod
     def open(cls, folder: Path, cluster_id: str) -> State:
         """The state in `folder`, made empty where there is none. Raises StateRefused for another cluster's state, a
         schema of another version or an unusable CURRENT; sqlite3.Error and OSError as the disk has it."""
-        path = generation.current(folder) or generation.create(folder, cluster_id)
-        return cls(generation.open_writer(path, cluster_id))
+        path = generation.current(folder)
+        if path is None:
+            path = generation.create(folder, cluster_id)
+        else:
+            generation.settle(folder)
+        return cls(folder, cluster_id, generation.open_writer(path, cluster_id))
 
     @property
     def applied(self) -> int:
         """The index of the last entry applied and committed; 0 before the first."""
         return self._applied
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much room a copy takes."""
+        (pages,), (page_bytes,) = (
+            self._connection.execute(pragma).fetchone() for pragma in ("PRAGMA page_count", "PRAGMA page_size")
+        )
+        return int(pages * page_bytes)
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Applies entries, in one transaction, and returns their outcomes in order. Indexes must rise and lie above
@@ -75,6 +92,32 @@ class State:
             self._connection.execute("PRAGMA busy_timeout = 5000")
         return self._applied
 
+    def copy_to(self, target: Path, *, step_seconds: float = STEP_SECONDS) -> Copying:
+        """Begins a copy into a new file; its steps are taken in the state's thread, between batches. One at a time: one
+        under way is abandoned, as it is by `install` and `close`. Raises sqlite3.Error."""
+        self._abandon_copying()
+        self._copying = Copying(self._connection, target, step_seconds)
+        return self._copying
+
+    def install(self, snapshot: VerifiedSnapshot) -> None:
+        """Puts the snapshot, whose file is used up, in the place of all that was applied; durable on return. Readers
+        go over to it by themselves. Syncs the file, so it takes as long as the disk needs for that.
+
+        Raises SnapshotRefused, and nothing has changed, unless it is ahead of `applied`. After any other error
+        (OSError, sqlite3.Error, StateRefused) the state in force is the old or the new one, whole, and the process has
+        to start anew.
+        """
+        if snapshot.manifest.applied <= self._applied:
+            raise SnapshotRefused(
+                f"the snapshot ends at entry {snapshot.manifest.applied}, the state is at {self._applied} already"
+            )
+        self._abandon_copying()
+        path = generation.install(self._folder, snapshot.path)
+        self._connection.close()
+        self._connection = generation.open_writer(path, self._cluster_id)
+        self._applied = generation.read_meta(self._connection).applied
+        generation.remove_others(self._folder)
+
     def hash(self) -> str:
         """SHA-256 (hex) over every replicated row. Equal indexes, equal hashes. Takes time in proportion to the
         state."""
@@ -82,7 +125,13 @@ class State:
 
     def close(self) -> None:
         """Idempotent."""
+        self._abandon_copying()
         self._connection.close()
+
+    def _abandon_copying(self) -> None:
+        if self._copying is not None:
+            self._copying.abandon()
+            self._copying = None
 
     def _apply_all(self, entries: Sequence[Entry]) -> list[Outcome]:
         meta = generation.read_meta(self._connection)

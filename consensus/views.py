@@ -1,10 +1,12 @@
 """The read side of the state: one read-only connection, cheap enough to be asked on the event loop.
 
-Each method is one snapshot: a prefix of the log, whole. `changed` is the log index at which what was read last changed.
+Each method reads the generation in force when it is called: a prefix of the log, whole, and no later call sees less.
+`changed` is the log index at which what was read last changed.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,9 @@ from typing import Any
 import msgpack
 
 from consensus import generation
-from consensus.errors import StateRefused
 from consensus.fingerprint import fingerprint
 from consensus.names import Digest, Reference, RepositoryName, Tag
+from consensus.reader import Reader, open_reader
 from consensus.step import select_in
 
 _BY_TAG = (
@@ -83,12 +85,9 @@ class Views:
     another version; any method may raise sqlite3.Error when the disk refuses."""
 
     def __init__(self, folder: Path) -> None:
-        path = generation.current(folder)
-        if path is None:
-            raise StateRefused(f"there is no state in {folder} yet: the keeper makes it when it first starts")
-        self._path = path
-        self._connection = generation.open_reader(path)
-        self.cluster_id = generation.read_meta(self._connection).cluster_id
+        self._folder = folder
+        self._reader = Reader(folder)
+        self.cluster_id = generation.read_meta(self._reader.connection()).cluster_id
 
     def applied(self) -> int:
         """The index of the last entry that reads can see."""
@@ -115,7 +114,7 @@ class Views:
 
     def has_repository(self, repository: RepositoryName) -> bool:
         """Whether the repository has arisen (at its first blob, mount or manifest); it then stays."""
-        return self._repository(repository) is not None
+        return _repository(self._reader.connection(), repository) is not None
 
     def blob(self, repository: RepositoryName, digest: Digest) -> BlobView | None:
         """A blob, if it belongs to this repository."""
@@ -124,12 +123,13 @@ class Views:
 
     def tags(self, repository: RepositoryName, after: str | None, limit: int) -> list[str] | None:
         """Up to `limit` tags that follow `after` in ASCII order; None if the repository is unknown."""
-        identity = self._repository(repository)
-        return None if identity is None else self._names(_TAGS, identity, _text(after), limit)
+        connection = self._reader.connection()
+        identity = _repository(connection, repository)
+        return None if identity is None else _names(connection, _TAGS, identity, _text(after), limit)
 
     def repositories(self, after: str | None, limit: int) -> list[str]:
         """Up to `limit` repositories that follow `after` in ASCII order: all that have arisen, also emptied ones."""
-        return self._names(_REPOSITORIES, _text(after), limit)
+        return _names(self._reader.connection(), _REPOSITORIES, _text(after), limit)
 
     def referrers(
         self, repository: RepositoryName, subject: Digest, artifact_type: str | None, after: Digest | None, limit: int
@@ -141,7 +141,7 @@ class Views:
         if artifact_type is not None:
             query = _REFERRERS_OF_TYPE
             values.append(_text(artifact_type))
-        rows = self._connection.execute(query, values).fetchall()
+        rows = self._reader.connection().execute(query, values).fetchall()
         return [
             Referrer(Digest.from_bytes(digest), media_type, size_bytes, kind, dict(msgpack.unpackb(annotations)))
             for digest, media_type, size_bytes, kind, annotations in rows
@@ -149,17 +149,18 @@ class Views:
 
     def missing(self, repository: RepositoryName, blobs: Sequence[Digest], manifests: Sequence[Digest]) -> list[Digest]:
         """Those blobs that do not belong to the repository, then those manifests that are not in it."""
-        identity = self._repository(repository)
+        connection = self._reader.connection()
+        identity = _repository(connection, repository)
         return [
             digest
             for query, digests in ((_LINKED, blobs), (_PRESENT, manifests))
-            for digest in self._absent(query, identity, digests)
+            for digest in _absent(connection, query, identity, digests)
         ]
 
     def hash(self) -> tuple[int, str]:
         """The applied index and the state hash there. Takes time in proportion to the state; has a connection of its
         own, so that it may run in another thread."""
-        connection = generation.open_reader(self._path)
+        connection = open_reader(self._folder)
         try:
             connection.execute("BEGIN")
             return generation.read_meta(connection).applied, fingerprint(connection)
@@ -168,22 +169,27 @@ class Views:
 
     def close(self) -> None:
         """Idempotent."""
-        self._connection.close()
+        self._reader.close()
 
     def _row(self, query: str, *values: object) -> Any:
-        return self._connection.execute(query, values).fetchone()
+        return self._reader.connection().execute(query, values).fetchone()
 
-    def _names(self, query: str, *values: object) -> list[str]:
-        return [name for (name,) in self._connection.execute(query, values).fetchall()]
 
-    def _repository(self, repository: RepositoryName) -> int | None:
-        row = self._row("SELECT id FROM repositories WHERE name = ?", repository.value)
-        return row[0] if row else None
+def _names(connection: sqlite3.Connection, query: str, *values: object) -> list[str]:
+    return [name for (name,) in connection.execute(query, values).fetchall()]
 
-    def _absent(self, query: str, repository: int | None, digests: Sequence[Digest]) -> list[Digest]:
-        packed = [digest.packed for digest in digests]
-        here = {digest for (digest,) in select_in(self._connection, query, (repository,), packed)}
-        return [digest for digest, key in zip(digests, packed, strict=True) if key not in here]
+
+def _repository(connection: sqlite3.Connection, repository: RepositoryName) -> int | None:
+    row = connection.execute("SELECT id FROM repositories WHERE name = ?", (repository.value,)).fetchone()
+    return row[0] if row else None
+
+
+def _absent(
+    connection: sqlite3.Connection, query: str, repository: int | None, digests: Sequence[Digest]
+) -> list[Digest]:
+    packed = [digest.packed for digest in digests]
+    here = {digest for (digest,) in select_in(connection, query, (repository,), packed)}
+    return [digest for digest, key in zip(digests, packed, strict=True) if key not in here]
 
 
 def _text(text: str | None) -> str:

@@ -1,11 +1,9 @@
 """The write-ahead log on full and failing disks, and under kill -9."""
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,25 +11,6 @@ import pytest
 from consensus.errors import LogError, LogFull, LogUnavailable
 from consensus.wal import Wal
 from tests.consensus.wal_files import files, opened, read_all, replace_open_file
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB, which takes root to mount."""
-    mount = shutil.which("mount")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("needs root and mount(8) for a tmpfs")
-    made = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode != 0:
-        pytest.skip(f"cannot mount a tmpfs: {made.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill_up(wal: Wal, size: int) -> int:

@@ -18,10 +18,12 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One committed command: its position and its encoded envelope."""
+    """One committed command: its position and its encoded envelope. A blank one is a position at which nothing was
+    appended (an engine's own mark): whoever applies entries has then come that far."""
 
     index: int
     payload: bytes
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +63,23 @@ class Log(Protocol):
 
     async def close(self) -> None:
         """Stops; appends under way end with LogUnavailable, iterators end."""
+
+
+class Bridged(Protocol):
+    """What a log offers beside that may lack entries which nobody keeps any more: a snapshot of the state bridges the
+    gap. Base is (index, term) of the last entry that a snapshot holds."""
+
+    async def behind(self) -> str:
+        """Returns once this node needs a snapshot to go on: the name of a node that should have one. Raises
+        LogUnavailable."""
+
+    async def term_at(self, index: int) -> int | None:
+        """The term of a kept entry. Raises LogUnavailable."""
+
+    async def expect(self, base: tuple[int, int]) -> None:
+        """Says durably that a snapshot is about to be put in force: a log found to end before it is no loss then.
+        Raises LogUnavailable."""
+
+    async def restart(self, base: tuple[int, int]) -> None:
+        """The snapshot is in force: entries up to its base are forgotten, unless the log has them all. Raises LogFull,
+        LogUnavailable."""

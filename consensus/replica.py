@@ -18,10 +18,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from consensus import clock
+from consensus.bridge import Bridge
 from consensus.codec import encode
 from consensus.commands import Command, EnrolProposer, Envelope, Outcome, Status
 from consensus.errors import InvalidCommand, LogTrimmed, LogUnavailable, StateRefused
 from consensus.log import Entry, Log, LogStatus
+from consensus.snapshot import VerifiedSnapshot
 from consensus.state import State
 
 DEFAULT_KEEP_BYTES = 256 * 1024 * 1024
@@ -42,6 +44,7 @@ class Replica:
         self._keep_bytes = keep_bytes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         self._applied = state.applied
+        self._turn = asyncio.Lock()  # to change the state
         self._bytes_since_checkpoint = 0
         self._checkpoint_due = asyncio.Event()
         self._appending = 0
@@ -60,19 +63,21 @@ class Replica:
         *,
         keep_bytes: int = DEFAULT_KEEP_BYTES,
         checkpoint_seconds: float = DEFAULT_CHECKPOINT_SECONDS,
+        bridge: Bridge | None = None,
     ) -> AsyncIterator[Replica]:
         """Applies entries while the block runs, beginning with those the state has not seen; wait for
         `wait_applied(await barrier())` to have caught up. Log and state stay the caller's, who closes them behind the
         block; within it, only the replica touches the state.
 
         A checkpoint is taken after `keep_bytes` / 4 of log, or after `checkpoint_seconds` if anything was applied; then
-        all but the newest `keep_bytes` of the log are trimmed.
+        all but the newest `keep_bytes` of the log are trimmed. With a bridge, entries that nobody keeps any more are
+        bridged by a snapshot of another node, and others get theirs here.
 
         Raises StateRefused if the state is ahead of the log, LogTrimmed if the log no longer has what the state lacks.
         """
         _check_fit(log.status, state.applied)
         replica = cls(log, state, keep_bytes)
-        running = asyncio.create_task(replica._run(checkpoint_seconds), name="replica")
+        running = asyncio.create_task(replica._run(checkpoint_seconds, bridge), name="replica")
         try:
             yield replica
         finally:
@@ -152,11 +157,14 @@ class Replica:
         finally:
             del self._waiting[index]
 
-    async def _run(self, checkpoint_seconds: float) -> None:
+    async def _run(self, checkpoint_seconds: float, bridge: Bridge | None) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._apply_entries())
                 tasks.create_task(self._take_checkpoints(checkpoint_seconds))
+                if bridge is not None:
+                    tasks.create_task(bridge.take_when_wanted(self._state, self._in_thread))
+                    tasks.create_task(self._cross_gaps(bridge))
         except* Exception as group:
             self._fail(group.exceptions[0])
 
@@ -166,10 +174,38 @@ class Replica:
         self._failed.set_result(cause)
 
     async def _apply_entries(self) -> None:
-        async for batch in self._log.entries(self._applied):
-            outcomes = await self._in_thread(partial(self._state.apply, batch))
-            self._publish(batch, outcomes)
-        raise LogUnavailable("the log was closed")
+        while True:
+            before = self._applied
+            try:
+                async for batch in self._log.entries(before):
+                    async with self._turn:
+                        await self._apply_batch(batch)
+            except LogTrimmed:
+                if self._applied == before:
+                    raise
+            else:
+                raise LogUnavailable("the log was closed")
+
+    async def _apply_batch(self, batch: Sequence[Entry]) -> None:
+        fresh = [entry for entry in batch if entry.index > self._applied]  # a snapshot may have brought the others
+        if fresh:
+            self._publish(fresh, await self._in_thread(partial(self._state.apply, fresh)))
+
+    async def _cross_gaps(self, bridge: Bridge) -> None:
+        while True:
+            snapshot = await bridge.fetched(lambda: self._applied)
+            async with self._turn:
+                if snapshot.manifest.applied > self._applied:
+                    await bridge.install(snapshot, self._put_in_force)
+
+    async def _put_in_force(self, snapshot: VerifiedSnapshot) -> None:
+        await self._in_thread(partial(self._state.install, snapshot))
+        self._applied = self._state.applied
+        self._unclaimed.clear()
+        for index, waiting in self._waiting.items():
+            if index <= self._applied and not waiting.done():
+                waiting.set_exception(LogUnavailable("applied elsewhere, and its outcome is in the state; ask again"))
+        self._tell_followers()
 
     def _publish(self, batch: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
         self._applied = batch[-1].index
@@ -185,11 +221,14 @@ class Replica:
                 waiting.set_result(outcome)
         while len(self._unclaimed) > _MAX_UNCLAIMED:
             del self._unclaimed[next(iter(self._unclaimed))]
+        self._tell_followers()
+        if self._bytes_since_checkpoint >= self._keep_bytes // 4:
+            self._checkpoint_due.set()
+
+    def _tell_followers(self) -> None:
         for follower, index in self._followers.items():
             if index <= self._applied and not follower.done():
                 follower.set_result(None)
-        if self._bytes_since_checkpoint >= self._keep_bytes // 4:
-            self._checkpoint_due.set()
 
     async def _take_checkpoints(self, every_seconds: float) -> None:
         durable = 0

@@ -151,6 +151,8 @@ class State:
 
 
 def _apply_entry(step: Step, entry: Entry) -> Outcome:
+    if entry.blank:
+        return Outcome(Status.DONE, entry.index)
     try:
         envelope = decode(entry.payload)
     except InvalidCommand:

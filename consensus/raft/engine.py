@@ -2,7 +2,7 @@
 
 The member's thread steps when something came or is due, does all writing and syncing, and hands commits and answers
 over to the loop. Readers take committed entries from memory where they are recent and from the write-ahead log where
-not; the no-ops of elections are not shown, so indexes are ordered but not dense.
+not; the no-ops of elections are blank.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from consensus import clock, entropy
 from consensus.errors import InvalidCommand, LogError, LogUnavailable
 from consensus.log import MAX_PAYLOAD_BYTES, Entry, LogStatus
 from consensus.raft.core import Core, Timing
+from consensus.raft.inbox import Inbox
 from consensus.raft.journal import REGULAR, Journal, decode
 from consensus.raft.links import Transport
 from consensus.raft.member import Member
@@ -29,6 +30,7 @@ MAX_PENDING_BYTES = 64 * 1024 * 1024
 
 _STEP_SECONDS = 0.02  # between two looks at what is due
 _RETIME_SECONDS = 5.0
+_BEHIND_SECONDS = 1.0  # between two looks at whether entries have passed this member by
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class RaftLog:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Event()
+        self._inbox = Inbox(self._wake.set)
         self._orders: list[Callable[[], None]] = []
         self._ordering = threading.Lock()
         self._pending_bytes = 0
@@ -88,7 +91,7 @@ class RaftLog:
         )
         log = cls(peers, member, transport)
         commits.append(log._hand_over)
-        transport.start(log._receive, log._linked)
+        transport.start(log._inbox.put, log._linked)
         log._thread.start()
         return log
 
@@ -128,6 +131,27 @@ class RaftLog:
         """As the port says: whole segments go, never the one that is being written."""
         await self._ask(lambda done: done(self._trim(upto, keep_bytes)))
 
+    async def behind(self) -> str:
+        """See Bridged."""
+        while (sender := self._member.core.snapshot_from) is None:
+            self._check_usable()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BEHIND_SECONDS):
+                    await self._change()
+        return sender
+
+    async def term_at(self, index: int) -> int | None:
+        """See Bridged."""
+        return await self._ask(lambda done: done(self._member.core.journal.term(index) or 0)) or None
+
+    async def expect(self, base: tuple[int, int]) -> None:
+        """See Bridged."""
+        await self._ask(lambda done: done(_tried(lambda: self._member.core.journal.begin_from(base))))
+
+    async def restart(self, base: tuple[int, int]) -> None:
+        """See Bridged."""
+        await self._ask(lambda done: done(_tried(lambda: self._member.restart(*base))))
+
     async def transfer(self) -> bool:
         """Before a planned stop: hands leadership to the member that is nearest to having everything. False if this one
         does not lead or none can take over."""
@@ -157,6 +181,7 @@ class RaftLog:
             return
         self._closed = True
         self._announce()
+        self._inbox.close()
         await asyncio.to_thread(self._transport.close)
         self._member.core.journal.wal.close()
 
@@ -190,8 +215,7 @@ class RaftLog:
                 break
             after = raw.index
             command, index, _ = decode(raw.index, raw.payload)
-            if command[:1] == REGULAR:
-                batch.append(Entry(index, command[1:]))
+            batch.append(Entry(index, command[1:], blank=command[:1] != REGULAR))
         return tuple(batch), after
 
     async def _change(self) -> None:
@@ -216,10 +240,6 @@ class RaftLog:
 
     # On the member's thread, or any
 
-    def _receive(self, peer: str, message: dict[str, object]) -> None:
-        self._member.receive(peer, message)
-        self._wake.set()
-
     def _linked(self, peer: str, up: bool) -> None:
         self._member.linked(peer, up)
         self._wake.set()
@@ -241,6 +261,9 @@ class RaftLog:
         if not self._member.has_work:
             self._wake.wait(_STEP_SECONDS)
         self._wake.clear()
+        if not self._member.has_work:  # what it has not taken stays where it is bounded
+            for peer, message in self._inbox.take():
+                self._member.receive(peer, message)
         for order in self._take_orders():
             order()
         self._retime()
@@ -272,12 +295,9 @@ class RaftLog:
 
     def _trim(self, upto: int, keep_bytes: int) -> int | LogError:
         journal = self._member.core.journal
-        try:
-            # The last entry stays: a member has to know its term.
-            journal.wal.trim(min(upto, self._member.core.commit, journal.wal.commit - 1), keep_bytes=keep_bytes)
-        except LogError as error:
-            return error
-        return journal.first
+        # The last entry stays: a member has to know its term.
+        upto = min(upto, self._member.core.commit, journal.wal.commit - 1)
+        return _tried(lambda: journal.wal.trim(upto, keep_bytes=keep_bytes))
 
     def _retime(self) -> None:
         """Elections wait for as long as the measured distances ask for."""
@@ -287,6 +307,14 @@ class RaftLog:
         self._retime_at = at + _RETIME_SECONDS
         measured = [self._transport.round_trip_seconds(peer) for peer in self._peers]
         self._member.core.retime(Timing.for_round_trip(max((each for each in measured if each), default=0.0)))
+
+
+def _tried(work: Callable[[], None]) -> int | LogError:
+    try:
+        work()
+    except LogError as error:
+        return error
+    return 0
 
 
 def _settle(future: asyncio.Future[int], result: int | LogError) -> None:

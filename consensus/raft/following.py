@@ -19,6 +19,15 @@ class Following(Guarded):
         self._known_commit = 0  # of what has been received, which may not be on disk yet
         super().__init__(*arguments, **options)
 
+    def restart(self, base: int, term: int) -> None:
+        """A snapshot up to entry `base` is in force. What this log has is kept if it agrees with that."""
+        self._acks = []
+        if self.journal.term(base) != term:
+            self.journal.restart(base, term)
+        self._known_commit = max(self._known_commit, base)
+        self.snapshot_from = None
+        self._raise_commit()
+
     def acknowledge(self) -> None:
         """Syncs what has been received and says so; one sync for all messages since the last call."""
         acks, self._acks = self._acks, []  # none is sent if the sync fails
@@ -39,7 +48,7 @@ class Following(Guarded):
         self._follow(node, message["term"])
         if "prevLogIdx" not in message:
             self.snapshot_from = node.id
-            self._answer(node, message, self.journal.last + 1, success=False, reset=False)
+            self._answer(node, message, self.journal.last + 1, success=False, reset=True)
             return
         self.snapshot_from = None
         self._take(node, message, _checked(message["entries"]))

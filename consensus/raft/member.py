@@ -116,6 +116,15 @@ class Member:
             self._run_full(error)
         self._settle()
 
+    def restart(self, base: int, term: int) -> None:
+        """See Following; whoever waits for an entry that the snapshot holds gets LogUnavailable, and asks again."""
+        self.core.restart(base, term)
+        for index in [index for index in self._entries if index <= base]:
+            for waiting in self._entries.pop(index):
+                waiting.done(LogUnavailable("a snapshot has taken the place of the entry"))
+        self._commit = max(self._commit, base)
+        self._on_commit(self._commit)
+
     def close(self) -> None:
         """Whoever waits gets LogUnavailable."""
         self._expire(lambda _: True, "the log is closed")

@@ -27,6 +27,9 @@ CALLS_OF_OTHER_SERVICES = 64  # at once
 CONNECTIONS = 256
 CLOSE_SECONDS = 1.5
 
+_HEARTBEAT_BYTES = 1024  # nothing else comes back on a link
+_SERVICES = 4 * 1024 * 1024
+
 _EVERYWHERE = [
     # A compressed frame would be unpacked beyond every bound before we see it.
     ("grpc.per_message_compression", 0),
@@ -47,7 +50,6 @@ _SERVER = [
 ]
 _CHANNEL = [
     *_EVERYWHERE,
-    ("grpc.max_receive_message_length", 1024),  # nothing but heartbeats comes back
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
     ("grpc.use_local_subchannel_pool", 1),  # channels to one address share connection and back-off otherwise
     ("grpc.enable_retries", 0),
@@ -114,6 +116,9 @@ class GrpcTransport:
             options=_SERVER,
             maximum_concurrent_rpcs=len(peers) * STREAMS_OF_A_PEER + CALLS_OF_OTHER_SERVICES,
         )
+        self._diallers = {
+            peer: _dialler(where, dns_name(peer, cluster_id), credentials, _SERVICES) for peer, where in peers.items()
+        }
         self._pulse = threading.Thread(target=self._watch, name="raft-pulse", daemon=True)
         self.address = f"{address.rpartition(':')[0]}:{_listen(self._server, address, credentials)}"
 
@@ -133,6 +138,11 @@ class GrpcTransport:
     def send(self, peer: str, message: Message) -> bool:
         """See Transport."""
         return self._links[peer].send(encode(message))
+
+    def channel(self, peer: str) -> grpc.Channel:
+        """A connection of the caller's own to what else a peer serves (`handlers`); the caller closes it. Raises
+        KeyError for who is no peer."""
+        return self._diallers[peer]()
 
     def round_trip_seconds(self, peer: str) -> float | None:
         """See Transport."""
@@ -182,9 +192,12 @@ def _listen(server: grpc.Server, address: str, credentials: Credentials) -> int:
     return int(port)
 
 
-def _dialler(address: str, name: str, credentials: Credentials) -> Callable[[], grpc.Channel]:
+def _dialler(
+    address: str, name: str, credentials: Credentials, most_received: int = _HEARTBEAT_BYTES
+) -> Callable[[], grpc.Channel]:
     secured = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
-    options = [*_CHANNEL, ("grpc.ssl_target_name_override", name)]
+    bound = ("grpc.max_receive_message_length", most_received)
+    options = [*_CHANNEL, bound, ("grpc.ssl_target_name_override", name)]
     return lambda: grpc.secure_channel(address, secured, options)
 
 

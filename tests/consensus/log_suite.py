@@ -21,14 +21,15 @@ MIB = 1024 * 1024
 
 
 async def read(log: Log, after: int, count: int) -> list[Entry]:
-    """The first `count` entries behind `after`, waiting for them; checks what the port says of batches."""
+    """The first `count` entries behind `after` that are not blank, waiting for them; checks what the port says of
+    batches."""
     found: list[Entry] = []
     async with asyncio.timeout(DEADLINE_SECONDS):
         async for batch in log.entries(after):
             assert batch
             assert len(batch) <= MAX_BATCH_ENTRIES
             assert sum(len(entry.payload) for entry in batch[:-1]) < MAX_BATCH_BYTES
-            found += batch
+            found += [entry for entry in batch if not entry.blank]
             if len(found) >= count:
                 break
     indexes = [after] + [entry.index for entry in found]
@@ -202,7 +203,7 @@ class LogSuite:
 
         async def follow() -> None:
             async for batch in log.entries(0):
-                seen.extend(batch)
+                seen.extend(entry for entry in batch if not entry.blank)
                 if len(seen) == 400:
                     return
 

@@ -7,9 +7,9 @@ Each says `promise(...)` when its caller would be told that something is done, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -22,6 +22,7 @@ from consensus.log import Entry
 from consensus.names import Digest, StoreId
 from consensus.state import State
 from consensus.wal import Wal
+from node.authority import AuthorityError, publish
 from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.identity import Identity
@@ -69,14 +70,14 @@ class LogPart:
 
     def act(self, folder: Path, promise: Tell) -> None:
         """Batches and a trim."""
-        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+        with contextlib.closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             for number in range(6):
                 self._append(wal, f"act {number}", promise)
             wal.trim(wal.commit - 4)
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """What is read at the start is applied and answered for, and nothing else is ever there."""
-        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+        with contextlib.closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             promise(("commit", wal.commit))
             for entry in _entries(wal):
                 promise(("entry", entry.index, entry.payload.hex()))
@@ -84,7 +85,7 @@ class LogPart:
 
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """Promised entries are there, and those that could not be written stay away."""
-        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+        with contextlib.closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             held = {entry.index: entry.payload.hex() for entry in _entries(wal)}
             commit = wal.commit
             first = wal.first
@@ -130,7 +131,7 @@ class TornLogPart(LogPart):
 
     def prepare(self, folder: Path) -> None:
         """The second entry begins with a sector of its own, as large as a write to the first may be."""
-        with closing(Wal.open(folder / "wal")):
+        with contextlib.closing(Wal.open(folder / "wal")):
             path = next((folder / "wal").glob("*.log"))
         with path.open("r+b") as file:
             salt = segments.read_salt(file, path, 1)
@@ -143,7 +144,7 @@ class TornLogPart(LogPart):
 
     def act(self, folder: Path, promise: Tell) -> None:
         """Cut at the start; then another entry takes the place of the lost one."""
-        with closing(Wal.open(folder / "wal")) as wal:
+        with contextlib.closing(Wal.open(folder / "wal")) as wal:
             promise(("commit", wal.commit))
             wal.append([self._payload(b"again")])
 
@@ -192,7 +193,7 @@ class StatePart:
 
     def act(self, folder: Path, promise: Tell) -> None:
         """Entries and checkpoints: below a checkpoint the log may be trimmed."""
-        with closing(State.open(folder / "state", self._CLUSTER)) as state:
+        with contextlib.closing(State.open(folder / "state", self._CLUSTER)) as state:
             for _ in range(4):
                 after = state.applied
                 command = EnrolProposer("chaos")
@@ -206,7 +207,7 @@ class StatePart:
 
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """The state opens and is not older than its last checkpoint."""
-        with closing(State.open(folder / "state", self._CLUSTER)) as state:
+        with contextlib.closing(State.open(folder / "state", self._CLUSTER)) as state:
             durable = max((promise[1] for promise in promises), default=0)
             assert state.applied >= durable, f"the state is at {state.applied}, {durable} was checkpointed"
             state.hash()
@@ -239,6 +240,36 @@ class PremisesPart:
         assert all(promise == (now,) for promise in promises), "the node has become another one"
 
 
+class AuthorityPart:
+    """A cluster's keys: they appear whole or not at all, and what is refused as made already stays."""
+
+    name: ClassVar[str] = "authority"
+    covers: ClassVar[tuple[str, ...]] = ("node/authority.py",)
+    dense: ClassVar[int] = 999
+    repeats: ClassVar[int] = 1
+    _FILES: ClassVar[dict[str, bytes]] = {"ca.key": b"key" * 500, "nodes/eu-1/node.crt": b"certificate" * 500}
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing."""
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Made, or there."""
+        with contextlib.suppress(AuthorityError):
+            publish(folder / "cluster" / "made", self._FILES)
+        promise(("made",))
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """The same."""
+        self.act(folder, promise)
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """All of it, or nothing if nothing was promised."""
+        made = folder / "cluster" / "made"
+        if promises or made.exists():
+            for name, content in self._FILES.items():
+                assert (made / name).read_bytes() == content, f"{name} is damaged"
+
+
 class BlobPart:
     """Blobs: pushed, pushed again, deleted."""
 
@@ -255,7 +286,7 @@ class BlobPart:
     def act(self, folder: Path, promise: Tell) -> None:
         """Three pushes, one of them a second time, and a delete."""
         asyncio.run(self._push(folder, ("one", "two", "one", "three"), promise))
-        with closing(self._store(folder)) as store:
+        with contextlib.closing(self._store(folder)) as store:
             promise(("in doubt", "two"))
             asyncio.run(store.delete(_digest("two")))
             promise(("gone", "two"))
@@ -267,7 +298,7 @@ class BlobPart:
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """What was pushed is there byte for byte, what was deleted is not."""
         last = {promise[1]: promise[0] for promise in promises}
-        with closing(self._store(folder)) as store:
+        with contextlib.closing(self._store(folder)) as store:
             for text, promised in last.items():
                 found = asyncio.run(self._read(store, text))
                 if promised == "held":
@@ -281,7 +312,7 @@ class BlobPart:
         return FilesystemStore.at(folder / "blobs", store_id=self._STORE, free_bytes=0)
 
     async def _push(self, folder: Path, texts: Sequence[str], promise: Tell) -> None:
-        with closing(self._store(folder)) as store:
+        with contextlib.closing(self._store(folder)) as store:
             uploads = FilesystemUploads.open(folder / "uploads", store, incarnation="chaos")
             for text in texts:
                 upload = await uploads.begin()
@@ -294,7 +325,7 @@ class BlobPart:
             reader = await store.open(_digest(text))
         except BlobNotFound:
             return None
-        with closing(reader):
+        with contextlib.closing(reader):
             return await reader.read(0, reader.size_bytes)
 
 
@@ -327,6 +358,7 @@ PARTS: tuple[Part, ...] = (
     GenerationPart(),
     StatePart(),
     PremisesPart(),
+    AuthorityPart(),
     BlobPart(),
     StoreBirthPart(),
 )

@@ -31,6 +31,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from consensus import clock, disk, entropy
 from consensus.raft.handshake import dns_name
+from node.premises import make_folder
 
 AUTHORITY_DAYS = 3650
 MEMBER_DAYS = 730
@@ -148,8 +149,10 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises AuthorityError when something is there already, OSError.
     """
     if os.path.lexists(folder):
+        with contextlib.suppress(PermissionError):
+            disk.sync_folder(folder.parent)  # whoever made it may have been killed before it was durable
         raise AuthorityError(f"{folder} exists; it is not overwritten")
-    _make_parents(folder)
+    make_folder(folder.parent)
     beside = folder.parent / f".{folder.name}.{entropy.token_bytes(4).hex()}.new"
     beside.mkdir(mode=0o700)
     try:
@@ -168,13 +171,6 @@ def _rename(made: Path, folder: Path) -> None:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:  # made by another in the meantime
             raise AuthorityError(f"{folder} exists; it is not overwritten") from error
         raise
-
-
-def _make_parents(path: Path) -> None:
-    for folder in reversed(path.parents):
-        if not folder.exists():
-            folder.mkdir()
-            disk.sync_folder(folder.parent)
 
 
 def _fill(root: Path, files: Mapping[str, bytes]) -> None:

@@ -246,7 +246,7 @@ class AuthorityPart:
     name: ClassVar[str] = "authority"
     covers: ClassVar[tuple[str, ...]] = ("node/authority.py",)
     dense: ClassVar[int] = 999
-    repeats: ClassVar[int] = 4
+    repeats: ClassVar[int] = 1
     _FILES: ClassVar[dict[str, bytes]] = {"ca.key": b"key" * 500, "nodes/eu-1/node.crt": b"certificate" * 500}
 
     def prepare(self, folder: Path) -> None:

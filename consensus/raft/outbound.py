@@ -3,6 +3,9 @@
 Each attempt has its own channel, queue and generation. Nothing moves from one to the next: what was queued when a
 stream broke may have arrived, and would arrive twice. A new channel also starts without gRPC's back-off of the one
 before.
+
+Heartbeats travel behind what was sent before them, and so prove that it gets through. As megabytes may be on their way
+over a slow link, one follows each HEARTBEAT_BYTES too: a link is alive that carries this much in DEAD_HEARTBEATS.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ MOST_PAUSE_SECONDS = 1.0
 DEAD_HEARTBEATS = 4  # without an answer for so long the link is down
 OPENING_HEARTBEATS = 6  # so long may name resolution, TCP, TLS and the handshake take: four round trips
 
-_PINGS_UNDER_WAY = 16
+HEARTBEAT_BYTES = 1024 * 1024
+
+_PINGS_UNDER_WAY = 1024
 _SMOOTHING = 1 / 8  # as in RFC 6298, section 2
 
 log = logging.getLogger(__name__)
@@ -51,13 +56,15 @@ class _Attempt:
 
     def __init__(self, began: float) -> None:
         self.up = False
+        self.silent = False
         self.answers = 0  # to heartbeats
         self.heard = began
         self._ready = threading.Condition()
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
-        self._ping: int | None = None
-        self._sent: deque[tuple[int, float]] = deque(maxlen=_PINGS_UNDER_WAY)
+        self._due = False
+        self._unproved_bytes = 0
+        self._sent: deque[tuple[int, float, bool]] = deque(maxlen=_PINGS_UNDER_WAY)
         self._pings = 0
         self._ended = False
         self._cancel: Callable[[], object] | None = None
@@ -66,20 +73,25 @@ class _Attempt:
         """What the call sends; heartbeats go before what waits. Ends with the attempt."""
         while True:
             with self._ready:
-                while not (self._ended or self._queue or self._ping is not None):
+                while not (self._ended or self._queue or self._wants_ping()):
                     self._ready.wait()
                 if self._ended:
                     return
                 frame = self._next()
             yield frame
 
+    def _wants_ping(self) -> bool:
+        return self._due or self._unproved_bytes >= HEARTBEAT_BYTES
+
     def _next(self) -> bytes:
-        if self._ping is not None:
-            self._sent.append((self._ping, clock.monotonic()))
-            frame, self._ping = mark(self._ping), None
-            return frame
+        if self._wants_ping():
+            self._pings += 1
+            self._sent.append((self._pings, clock.monotonic(), self._due))
+            self._due, self._unproved_bytes = False, 0
+            return mark(self._pings)
         frame = self._queue.popleft()
         self._queued_bytes -= len(frame)
+        self._unproved_bytes += len(frame)
         return frame
 
     def put(self, frame: bytes) -> bool:
@@ -94,20 +106,19 @@ class _Attempt:
 
     def ping(self) -> None:
         with self._ready:
-            if self._ping is None:
-                self._pings += 1
-                self._ping = self._pings
-                self._ready.notify()
+            self._due = True
+            self._ready.notify()
 
-    def pong(self, frame: bytes, now: float) -> float:
-        """The seconds since that heartbeat left. Raises Refused for the answer to none."""
+    def pong(self, frame: bytes, now: float) -> float | None:
+        """The seconds since that heartbeat left; None for one behind a megabyte, which says more of the bandwidth.
+        Raises Refused for the answer to none."""
         with self._ready:
             while is_mark(frame) and self._sent:
-                number, left = self._sent.popleft()
+                number, left, timed = self._sent.popleft()
                 if frame == mark(number):
                     self.heard = now
                     self.answers += 1
-                    return now - left
+                    return now - left if timed else None
         raise Refused.frame("an answer to no heartbeat")
 
     @property
@@ -165,6 +176,7 @@ class Link:
         """Sends the heartbeat that is due, and ends a stream that no longer answers."""
         attempt, heartbeat = self._attempt, self._route.heartbeat_seconds
         if now - attempt.heard > heartbeat * (DEAD_HEARTBEATS if attempt.up else OPENING_HEARTBEATS):
+            attempt.silent = True
             self._down(attempt)
         elif attempt.up and now - self._pinged >= heartbeat * 0.9:
             self._pinged = now
@@ -191,7 +203,7 @@ class Link:
             except Refused as error:
                 self._notices.warning("raft_link_refused", str(error), peer=self._route.peer, detail=str(error))
             except grpc.RpcError as error:
-                self._note(error)
+                self._note(error, attempt)
             finally:
                 self._down(attempt)
             pause = FIRST_PAUSE_SECONDS if attempt.answers else min(2 * pause, MOST_PAUSE_SECONDS)
@@ -223,9 +235,10 @@ class Link:
             attempt.end()
             channel.close()
 
-    def _measured(self, seconds: float) -> None:
+    def _measured(self, seconds: float | None) -> None:
         before = self._round_trip
-        self._round_trip = seconds if before is None else before + _SMOOTHING * (seconds - before)
+        if seconds is not None:
+            self._round_trip = seconds if before is None else before + _SMOOTHING * (seconds - before)
 
     def _up(self, attempt: _Attempt) -> None:
         with self._lock:
@@ -246,8 +259,10 @@ class Link:
                 self._tell(self._route.peer, False)
         attempt.end()
 
-    def _note(self, error: grpc.RpcError) -> None:
+    def _note(self, error: grpc.RpcError, attempt: _Attempt) -> None:
         code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
         detail = (error.details() or "")[:500] if isinstance(error, grpc.Call) else ""
+        if attempt.silent:
+            code, detail = "SILENT", "no answer in time"
         if not self._closed.is_set():
             self._notices.warning("raft_link_ended", code, peer=self._route.peer, status=code, detail=detail)

@@ -13,12 +13,14 @@ class Relay:
     """Listens at `address`, an address of its own, and passes bytes on to `target` both ways.
 
     `cut` breaks every connection and refuses new ones, `freeze` stops passing bytes on and leaves everything open, as a
-    stopped process does; `mend` ends both.
+    stopped process does; `mend` ends both. `bytes_per_second` is that of each direction of each connection.
     """
 
     def __init__(self, target: str = "") -> None:
         self.target = target
         self.accepted = 0
+        self.bytes_per_second: int | None = None
+        self._never = threading.Event()
         self._moving = threading.Event()
         self._moving.set()
         self._cut = False
@@ -101,6 +103,8 @@ class Relay:
             while data := source.recv(65536):
                 while not self._moving.wait(0.5) and not self._closed:
                     pass
+                if self.bytes_per_second:
+                    self._never.wait(len(data) / self.bytes_per_second)
                 sink.sendall(data)
         for each in (source, sink):
             with contextlib.suppress(OSError):

@@ -40,6 +40,7 @@
     │   ├── MalformedRange    400 BLOB_UPLOAD_INVALID
     │   └── LengthMismatch    400 SIZE_INVALID
     ├── TooManyTags           414 UNSUPPORTED
+    ├── TagImpossible         404 MANIFEST_UNKNOWN, says why
     ├── TypeNotAcceptable     404 MANIFEST_UNKNOWN, names the type
     ├── RangeUnsatisfiable    416 SIZE_INVALID, Content-Range
     └── Overloaded            503 UNAVAILABLE, Retry-After
@@ -127,6 +128,7 @@ RULES: dict[type[BaseException], Rule] = {
     refusals.MalformedRange: Rule(400, "BLOB_UPLOAD_INVALID"),
     refusals.LengthMismatch: Rule(400, "SIZE_INVALID"),
     refusals.TooManyTags: Rule(414, "UNSUPPORTED"),
+    refusals.TagImpossible: Rule(404, "MANIFEST_UNKNOWN"),
     refusals.TypeNotAcceptable: Rule(404, "MANIFEST_UNKNOWN"),
     refusals.RangeUnsatisfiable: Rule(416, "SIZE_INVALID"),
     refusals.Overloaded: Rule(503, "UNAVAILABLE", 2),
@@ -163,6 +165,8 @@ def _detail(request: Request, error: Exception, rule: Rule) -> dict[str, Any] | 
     match error:
         case InvalidName():
             return {"kind": error.kind, "text": error.text, "reason": error.reason}
+        case refusals.TagImpossible():
+            return _detail(request, error.invalid, rule)
         case errors.ManifestUnknown():
             return {"reference": str(error.reference)}
         case errors.BlobUnknown() | errors.BlobElsewhere():

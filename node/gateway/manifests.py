@@ -6,13 +6,13 @@ from functools import lru_cache
 
 import msgspec
 
-from consensus.errors import InvalidManifest
-from consensus.names import Digest, RepositoryName, Tag, parse_media_type, parse_reference
+from consensus.errors import InvalidManifest, InvalidName
+from consensus.names import Digest, Reference, RepositoryName, Tag, parse_media_type, parse_reference
 from node.errors import ContentTooLarge
 from node.gateway.gateway import Gateway
 from node.gateway.negotiation import is_acceptable
 from node.gateway.preconditions import entity_tag, is_fresh, parse_condition, require_match
-from node.gateway.refusals import MalformedRequest, TooManyTags, TypeNotAcceptable
+from node.gateway.refusals import MalformedRequest, TagImpossible, TooManyTags, TypeNotAcceptable
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
 from node.registry import ManifestPush
@@ -24,7 +24,7 @@ _HARMLESS: Header = (b"content-security-policy", b"default-src 'none'; sandbox")
 
 async def get_manifest(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
     """end-3: a manifest by tag or digest; for HEAD without its bytes, and 304 if the client has it."""
-    reference = parse_reference(text)
+    reference = _existing(text)
     view = gateway.registry.resolve(repository, reference)
     if not is_acceptable(request.header_lines(b"accept"), view.media_type):
         raise TypeNotAcceptable(view.media_type)
@@ -76,12 +76,23 @@ async def put_manifest(gateway: Gateway, request: Request, repository: Repositor
 
 async def delete_manifest(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
     """end-9: a tag, or a manifest with all its tags."""
-    reference, condition = parse_reference(text), parse_condition(request)
+    reference, condition = _existing(text), parse_condition(request)
     if isinstance(reference, Tag):
         await gateway.registry.delete_tag(repository, reference, condition)
     else:
         await gateway.registry.delete_manifest(repository, reference, condition)
     return Response(202)
+
+
+def _existing(text: str) -> Reference:
+    """What is to be there already. A tag that does not parse names nothing that could be: not found, as the released
+    conformance suites (up to v1.1.1) ask for. Raises TagImpossible, InvalidName for a digest."""
+    try:
+        return parse_reference(text)
+    except InvalidName as error:
+        if error.kind != "tag":
+            raise
+        raise TagImpossible(error) from error
 
 
 @lru_cache(maxsize=4096)

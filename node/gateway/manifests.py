@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -12,12 +13,13 @@ from node.errors import ContentTooLarge
 from node.gateway.gateway import Gateway
 from node.gateway.negotiation import is_acceptable
 from node.gateway.preconditions import entity_tag, is_fresh, parse_condition, require_match
-from node.gateway.refusals import MalformedRequest, TagImpossible, TooManyTags, TypeNotAcceptable
+from node.gateway.refusals import MalformedRequest, TagImpossible, TooManyParameters, TypeNotAcceptable
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
 from node.registry import ManifestPush
 
 MAX_TAGS = 100
+_TAG_LINES = 20
 # A manifest can be of any media type. A browser that is led to one must not run it in this registry's name.
 _HARMLESS: Header = (b"content-security-policy", b"default-src 'none'; sandbox")
 
@@ -47,7 +49,7 @@ async def put_manifest(gateway: Gateway, request: Request, repository: Repositor
     if more and tags:
         raise MalformedRequest("tag parameters go with a digest, not with a tag")
     if len(more) > MAX_TAGS:
-        raise TooManyTags(f"at most {MAX_TAGS} tags in one request")
+        raise TooManyParameters(f"at most {MAX_TAGS} tags in one request")
     condition = parse_condition(request)
     if len(more) > 1 and not condition.is_fixed:
         raise MalformedRequest("a condition on several tags takes one digest, or If-None-Match: *")
@@ -70,8 +72,7 @@ async def put_manifest(gateway: Gateway, request: Request, repository: Repositor
     ]
     if pushed.subject:
         headers.append((b"oci-subject", str(pushed.subject).encode()))
-    headers += [(b"oci-tag", tag.value.encode()) for tag in more]
-    return Response(201, headers)
+    return Response(201, [*headers, *_tag_headers(more)])
 
 
 async def delete_manifest(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
@@ -93,6 +94,13 @@ def _existing(text: str) -> Reference:
         if error.kind != "tag":
             raise
         raise TagImpossible(error) from error
+
+
+def _tag_headers(tags: Sequence[Tag]) -> list[Header]:
+    """One line for each tag, while they are few: clients read no more than about a hundred lines."""
+    step = max(1, -(-len(tags) // _TAG_LINES))
+    groups = (tags[first : first + step] for first in range(0, len(tags), step))
+    return [(b"oci-tag", ", ".join(tag.value for tag in group).encode()) for group in groups]
 
 
 @lru_cache(maxsize=4096)

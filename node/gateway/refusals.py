@@ -5,8 +5,8 @@ RequestRefused
 ├── MethodNotAllowed        the endpoint has other methods
 ├── MalformedRequest        a header or parameter that does not parse
 │   ├── MalformedRange      a Content-Range that does not
-│   └── LengthMismatch      Content-Range and Content-Length contradict each other
-├── TooManyTags             more tags than one request may set
+│   ├── LengthMismatch      Content-Range and Content-Length contradict each other
+│   └── TooManyParameters   more of them, or more tags, than one request may have
 ├── TagImpossible           no manifest can have such a tag
 ├── TypeNotAcceptable       the manifest's type is not among those that the client accepts
 ├── RangeUnsatisfiable      no byte of the blob lies in the range
@@ -48,8 +48,8 @@ class LengthMismatch(MalformedRequest):
     """Content-Range and Content-Length name different lengths."""
 
 
-class TooManyTags(RequestRefused):
-    """More tag parameters than are taken at once."""
+class TooManyParameters(MalformedRequest):
+    """More parameters, or more of them tags, than are taken at once."""
 
 
 class TagImpossible(RequestRefused):

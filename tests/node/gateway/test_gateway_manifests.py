@@ -241,6 +241,18 @@ async def test_parameters_of_the_content_type_are_dropped(rig: Rig) -> None:
     assert (response.status_code, code(response)) == (400, "MANIFEST_INVALID")
 
 
+async def test_a_manifest_pushed_again_as_something_else_stays_what_it_is(rig: Rig) -> None:
+    await rig.push_image("a", "v1")
+    content = (await rig.client.get("/v2/a/manifests/v1")).content
+    for media_type in ("application/json", "application/octet-stream", DOCKER):
+        response = await rig.push_manifest("a", "v1", content, media_type=media_type)
+        assert (response.status_code, code(response)) == (400, "MANIFEST_INVALID")
+    assert (await rig.push_manifest("a", "v2", content, media_type=MANIFEST.upper())).status_code == 201
+    for tag in ("v1", "v2"):
+        got = await rig.client.get(f"/v2/a/manifests/{tag}", headers={"accept": MANIFEST})
+        assert (got.status_code, got.headers["content-type"]) == (200, MANIFEST)
+
+
 async def test_any_media_type_may_be_stored_and_none_runs_in_a_browser(rig: Rig) -> None:
     content = b"<script>alert(1)</script>"
     assert (await rig.push_manifest("a", "v1", content, media_type="text/html")).status_code == 201

@@ -107,6 +107,8 @@ async def test_how_far_it_has_come(rig: Rig) -> None:
         assert (status.status_code, status.headers["range"], status.content) == (204, expected, b"")
         assert status.headers["location"] == location
         assert status.headers["docker-upload-uuid"] in location
+        head = await rig.client.head(location)
+        assert (head.status_code, head.headers["range"]) == (204, expected)
 
 
 async def test_cancelled(rig: Rig) -> None:

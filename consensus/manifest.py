@@ -93,6 +93,13 @@ def parse_manifest(content: bytes, media_type: str) -> ManifestFacts:
     )
 
 
+def undecided_children(content: bytes) -> frozenset[Digest]:
+    """Of an index that `parse_manifest` has read: its children of types that are not understood here. A client that
+    does not know them either pushes them as blobs, another one as manifests; the facts count them as manifests."""
+    children = _objects(_load(content), "manifests")
+    return frozenset(_digest(child, "a child") for child in children if is_opaque(_media_type(child).lower()))
+
+
 class _Said(msgspec.Struct):
     mediaType: str = ""  # noqa: N815  as the specification spells it
 

@@ -24,6 +24,7 @@ from consensus.manifest import (
     is_index,
     is_opaque,
     parse_manifest,
+    undecided_children,
 )
 from consensus.names import Digest, RepositoryName
 
@@ -107,6 +108,14 @@ def test_a_build_cache_lists_layers_in_an_index() -> None:
     cache = [descriptor(2), descriptor(3, "application/vnd.buildkit.cacheconfig.v0"), descriptor(4, OCI_MANIFEST)]
     facts = read(index(manifests=cache), OCI_INDEX)
     assert (facts.blobs, facts.manifests) == ((digest(2), digest(3)), (digest(4),))
+
+
+def test_children_of_unknown_types_are_undecided() -> None:
+    unknown = [descriptor(7, "application/vnd.x.y"), {"digest": str(digest(8)), "size": 1}]
+    known = [descriptor(4, OCI_MANIFEST), descriptor(5, OCI_INDEX.upper()), descriptor(6, DOCKER_LIST)]
+    content = json.dumps(index(manifests=[*unknown, *known])).encode()
+    assert undecided_children(content) == {digest(7), digest(8)}
+    assert set(parse_manifest(content, OCI_INDEX).manifests) == {digest(number) for number in range(4, 9)}
 
 
 @pytest.mark.parametrize(

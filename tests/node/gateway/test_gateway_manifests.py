@@ -201,6 +201,29 @@ async def test_an_index_of_images(rig: Rig) -> None:
     assert (await rig.client.get("/v2/a/manifests/all")).headers["content-type"] == INDEX
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+async def test_children_of_an_unknown_type_may_have_been_pushed_either_way(data: Path, sparse: bool) -> None:
+    """Clients push what they do not know as a blob (oras), or as a manifest."""
+    async with running(data, registry={"sparse_indexes": sparse}) as rig:
+        as_blob = await rig.push_blob("a", b"of a kind")
+        await rig.push_manifest("a", "kind", b"of another kind", media_type="application/vnd.x.y")
+        kind = {"mediaType": "application/vnd.x.y", "size": 9}
+        children = [{**kind, "digest": digest} for digest in (as_blob, digest_of(b"of another kind"))]
+        pushed = await rig.push_manifest("a", "v1", index(manifests=children), media_type=INDEX)
+        assert pushed.status_code == 201
+        deleted = await rig.client.delete(f"/v2/a/blobs/{as_blob}")
+        assert (deleted.status_code, code(deleted)) == (409, "DENIED")
+
+
+async def test_children_that_nobody_has_or_that_have_to_be_manifests_are_missing(rig: Rig) -> None:
+    blob = await rig.push_blob("a", b"no manifest")
+    for media_type, digest in ((MANIFEST, blob), (INDEX, blob), ("application/vnd.x.y", UNKNOWN)):
+        content = index(manifests=[{"mediaType": media_type, "digest": digest, "size": 1}])
+        refused = await rig.push_manifest("a", "v1", content, media_type=INDEX)
+        assert (refused.status_code, code(refused)) == (400, "MANIFEST_BLOB_UNKNOWN")
+        assert refused.json()["errors"][0]["detail"] == {"digest": digest}
+
+
 @pytest.mark.parametrize(
     "content",
     [

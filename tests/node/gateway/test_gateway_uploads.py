@@ -238,6 +238,28 @@ async def test_a_blob_over_the_bound(data: Path) -> None:
         assert (await rig.client.get(location)).headers["range"] == "0-999"
 
 
+async def test_a_blob_that_is_announced_to_be_over_the_bound_is_not_read(data: Path) -> None:
+    async with running(data, limits={"blob_bytes": 1500}) as rig:
+        location = await rig.begin("a")
+        read = 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal read
+            for _ in range(3):
+                read += 1
+                yield b"x" * 600
+
+        for method, path in (
+            ("POST", f"/v2/a/blobs/uploads/?digest={UNKNOWN}"),
+            ("PATCH", location),
+            ("PUT", f"{location}?digest={UNKNOWN}"),
+        ):
+            response = await rig.client.request(method, path, content=chunks(), headers={"content-length": "1800"})
+            assert (response.status_code, code(response)) == (413, "SIZE_INVALID")
+        assert read == 0
+        assert (await rig.client.get(location)).headers["range"] == "0-0"
+
+
 async def test_no_room_for_more(data: Path) -> None:
     async with running(data) as rig:
         digest = await rig.push_blob("a", ONE)

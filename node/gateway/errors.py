@@ -20,7 +20,7 @@
     ├── ManifestUnknown       404 MANIFEST_UNKNOWN
     ├── BlobUnknown           404 BLOB_UNKNOWN
     ├── BlobElsewhere         503 UNAVAILABLE, Retry-After
-    ├── BlobInUse             409 DENIED, names manifests
+    ├── BlobInUse             405 DENIED, names manifests
     ├── UploadUnknown         404 BLOB_UPLOAD_UNKNOWN
     ├── UploadOutOfOrder      416 BLOB_UPLOAD_INVALID, Range, Location
     ├── UploadLengthWrong     400 SIZE_INVALID
@@ -109,7 +109,7 @@ RULES: dict[type[BaseException], Rule] = {
     errors.ManifestUnknown: Rule(404, "MANIFEST_UNKNOWN"),
     errors.BlobUnknown: Rule(404, "BLOB_UNKNOWN"),
     errors.BlobElsewhere: Rule(503, "UNAVAILABLE", 2, logged=True),
-    errors.BlobInUse: Rule(409, "DENIED"),
+    errors.BlobInUse: Rule(405, "DENIED"),
     errors.UploadUnknown: Rule(404, "BLOB_UPLOAD_UNKNOWN"),
     errors.UploadOutOfOrder: Rule(416, "BLOB_UPLOAD_INVALID"),
     errors.UploadLengthWrong: Rule(400, "SIZE_INVALID"),
@@ -200,7 +200,7 @@ def _headers(request: Request, error: Exception, rule: Rule) -> list[Header]:
             headers.append((b"etag", entity_tag(error.current)))
         case refusals.MethodNotAllowed():
             headers.append((b"allow", ", ".join(request.allowed).encode()))
-        case errors.Disabled():
+        case errors.Disabled() | errors.BlobInUse():
             headers.append((b"allow", ", ".join(m for m in request.allowed if m != "DELETE").encode()))
         case refusals.RangeUnsatisfiable():
             headers.append((b"content-range", b"bytes */%d" % error.size_bytes))

@@ -2,7 +2,7 @@
 
 The kinds that are understood: Docker image manifest v2 schema 2 and manifest list, OCI image manifest, index and
 artifact manifest (image-spec v1.1 manifest.md, image-index.md). Bytes of any other media type are opaque: they need
-not be JSON, and no fact is taken from them whatever they look like.
+not be JSON, and no fact is taken from them, unless they say themselves that they are of another type: that is refused.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import math
 import re
 from typing import Any, NoReturn
+
+import msgspec
 
 from consensus.commands import MAX_MANIFEST_BYTES, ManifestFacts
 from consensus.errors import InvalidManifest, InvalidName
@@ -31,7 +33,7 @@ MAX_INTEGER = 2**63 - 1
 _IMAGES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 _INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 _REFERRING = frozenset({OCI_MANIFEST, OCI_INDEX, OCI_ARTIFACT})
-_DOCKER_SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)")
+_DOCKER_SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)", re.IGNORECASE)
 _NOT_DISTRIBUTED = re.compile(
     r"application/vnd\.(?:oci\.image\.layer\.nondistributable\.|docker\.image\.rootfs\.foreign\.).+"
 )
@@ -63,9 +65,12 @@ def parse_manifest(content: bytes, media_type: str) -> ManifestFacts:
     MAX_JSON_VALUES."""
     if len(content) > MAX_MANIFEST_BYTES:
         raise InvalidManifest(f"{len(content)} bytes; at most {MAX_MANIFEST_BYTES} are accepted")
+    if not is_opaque(media_type.lower()):
+        media_type = media_type.lower()  # RFC 9110, section 8.3.1: media types have no case
     if _DOCKER_SCHEMA_1.fullmatch(media_type):
         raise InvalidManifest("Docker manifests of schema 1 are not supported; push schema 2 or OCI")
     if is_opaque(media_type):
+        _check_opaque(content, media_type)
         return ManifestFacts(media_type, None, None, (), (), ())
     fields = _load(content)
     if fields.get("mediaType") not in (None, media_type):
@@ -86,6 +91,27 @@ def parse_manifest(content: bytes, media_type: str) -> ManifestFacts:
         manifests=tuple(dict.fromkeys(manifests)),
         annotations=_bounded(annotations) if subject else (),
     )
+
+
+def undecided_children(content: bytes) -> frozenset[Digest]:
+    """Of an index that `parse_manifest` has read: its children of types that are not understood here. A client that
+    does not know them either pushes them as blobs, another one as manifests; the facts count them as manifests."""
+    children = _objects(_load(content), "manifests")
+    return frozenset(_digest(child, "a child") for child in children if is_opaque(_media_type(child).lower()))
+
+
+class _Said(msgspec.Struct):
+    mediaType: str = ""  # noqa: N815  as the specification spells it
+
+
+def _check_opaque(content: bytes, media_type: str) -> None:
+    """A manifest that says it is of another type would be kept without its facts, and its tags lead nowhere."""
+    try:
+        said = msgspec.json.decode(content, type=_Said).mediaType
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    if said and said.lower() != media_type.lower():
+        raise InvalidManifest("mediaType is not the Content-Type it was pushed with")
 
 
 _Named = tuple[list[Digest], list[Digest], str | None]  # blobs, child manifests, artifact type if the manifest has none

@@ -24,7 +24,7 @@ from consensus.commands import (
     Reason,
     Status,
 )
-from consensus.manifest import parse_manifest
+from consensus.manifest import is_index, parse_manifest, undecided_children
 from consensus.names import Digest, Reference, RepositoryName, Tag
 from consensus.proposer import Proposer
 from consensus.views import BlobView, ManifestView, Referrer, Views
@@ -117,9 +117,11 @@ class Registry:
         """Makes the manifest visible under its digest and tags. Raises InvalidManifest, ContentWrong,
         ManifestIncomplete, TagConflict, Undecided."""
         if len(push.content) <= _INLINE_BYTES:
-            digest, facts = _examine(push)
+            digest, facts, undecided = _examine(push)
         else:
-            digest, facts = await asyncio.to_thread(_examine, push)
+            digest, facts, undecided = await asyncio.to_thread(_examine, push)
+        if undecided:
+            facts = self._decide(repository, facts, undecided)
         sparse = self._config.sparse_indexes
         missing = self._views.missing(repository, facts.blobs, () if sparse else facts.manifests)
         if missing:
@@ -216,6 +218,16 @@ class Registry:
         """Up to `limit` manifests that refer to `subject`, which need not exist, and neither need the repository."""
         return self._views.referrers(repository, subject, artifact_type, after, limit)
 
+    def _decide(self, repository: RepositoryName, facts: ManifestFacts, undecided: frozenset[Digest]) -> ManifestFacts:
+        """Children that are blobs here, and no manifests, are taken for blobs."""
+        absent = set(self._views.missing(repository, (), facts.manifests)) & undecided
+        blobs = absent - set(self._views.missing(repository, tuple(absent), ()))
+        return replace(
+            facts,
+            blobs=tuple(dict.fromkeys((*facts.blobs, *(child for child in facts.manifests if child in blobs)))),
+            manifests=tuple(child for child in facts.manifests if child not in blobs),
+        )
+
     async def _put(self, command: PutManifest, condition: Condition) -> None:
         if condition.is_fixed or not command.tags:
             await self._propose(replace(command, expected=condition.expected(None)))
@@ -267,9 +279,11 @@ class Registry:
             raise failures.exceptions[0] from failures
 
 
-def _examine(push: ManifestPush) -> tuple[Digest, ManifestFacts]:
+def _examine(push: ManifestPush) -> tuple[Digest, ManifestFacts, frozenset[Digest]]:
+    """Its digest, what it says, and which of its children may be either blobs or manifests."""
     algorithm = push.digest.algorithm if push.digest else "sha256"
     actual = Digest(algorithm, hashlib.new(algorithm, push.content).hexdigest())
     if push.digest and actual != push.digest:
         raise ContentWrong(push.digest, actual)
-    return actual, parse_manifest(push.content, push.media_type)
+    facts = parse_manifest(push.content, push.media_type)
+    return actual, facts, undecided_children(push.content) if is_index(facts.media_type) else frozenset()

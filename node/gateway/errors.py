@@ -20,7 +20,7 @@
     ├── ManifestUnknown       404 MANIFEST_UNKNOWN
     ├── BlobUnknown           404 BLOB_UNKNOWN
     ├── BlobElsewhere         503 UNAVAILABLE, Retry-After
-    ├── BlobInUse             409 DENIED, names manifests
+    ├── BlobInUse             405 DENIED, names manifests
     ├── UploadUnknown         404 BLOB_UPLOAD_UNKNOWN
     ├── UploadOutOfOrder      416 BLOB_UPLOAD_INVALID, Range, Location
     ├── UploadLengthWrong     400 SIZE_INVALID
@@ -38,8 +38,9 @@
     ├── MethodNotAllowed      405 UNSUPPORTED, Allow
     ├── MalformedRequest      400 UNSUPPORTED (the specification's list has nothing nearer)
     │   ├── MalformedRange    400 BLOB_UPLOAD_INVALID
-    │   └── LengthMismatch    400 SIZE_INVALID
-    ├── TooManyTags           414 UNSUPPORTED
+    │   ├── LengthMismatch    400 SIZE_INVALID
+    │   └── TooManyParameters 414 UNSUPPORTED
+    ├── TagImpossible         404 MANIFEST_UNKNOWN, says why
     ├── TypeNotAcceptable     404 MANIFEST_UNKNOWN, names the type
     ├── RangeUnsatisfiable    416 SIZE_INVALID, Content-Range
     └── Overloaded            503 UNAVAILABLE, Retry-After
@@ -108,7 +109,7 @@ RULES: dict[type[BaseException], Rule] = {
     errors.ManifestUnknown: Rule(404, "MANIFEST_UNKNOWN"),
     errors.BlobUnknown: Rule(404, "BLOB_UNKNOWN"),
     errors.BlobElsewhere: Rule(503, "UNAVAILABLE", 2, logged=True),
-    errors.BlobInUse: Rule(409, "DENIED"),
+    errors.BlobInUse: Rule(405, "DENIED"),
     errors.UploadUnknown: Rule(404, "BLOB_UPLOAD_UNKNOWN"),
     errors.UploadOutOfOrder: Rule(416, "BLOB_UPLOAD_INVALID"),
     errors.UploadLengthWrong: Rule(400, "SIZE_INVALID"),
@@ -126,7 +127,8 @@ RULES: dict[type[BaseException], Rule] = {
     refusals.MalformedRequest: Rule(400, "UNSUPPORTED"),
     refusals.MalformedRange: Rule(400, "BLOB_UPLOAD_INVALID"),
     refusals.LengthMismatch: Rule(400, "SIZE_INVALID"),
-    refusals.TooManyTags: Rule(414, "UNSUPPORTED"),
+    refusals.TooManyParameters: Rule(414, "UNSUPPORTED"),
+    refusals.TagImpossible: Rule(404, "MANIFEST_UNKNOWN"),
     refusals.TypeNotAcceptable: Rule(404, "MANIFEST_UNKNOWN"),
     refusals.RangeUnsatisfiable: Rule(416, "SIZE_INVALID"),
     refusals.Overloaded: Rule(503, "UNAVAILABLE", 2),
@@ -163,6 +165,8 @@ def _detail(request: Request, error: Exception, rule: Rule) -> dict[str, Any] | 
     match error:
         case InvalidName():
             return {"kind": error.kind, "text": error.text, "reason": error.reason}
+        case refusals.TagImpossible():
+            return _detail(request, error.invalid, rule)
         case errors.ManifestUnknown():
             return {"reference": str(error.reference)}
         case errors.BlobUnknown() | errors.BlobElsewhere():
@@ -196,7 +200,7 @@ def _headers(request: Request, error: Exception, rule: Rule) -> list[Header]:
             headers.append((b"etag", entity_tag(error.current)))
         case refusals.MethodNotAllowed():
             headers.append((b"allow", ", ".join(request.allowed).encode()))
-        case errors.Disabled():
+        case errors.Disabled() | errors.BlobInUse():
             headers.append((b"allow", ", ".join(m for m in request.allowed if m != "DELETE").encode()))
         case refusals.RangeUnsatisfiable():
             headers.append((b"content-range", b"bytes */%d" % error.size_bytes))

@@ -89,6 +89,8 @@ class Head:
         elif name == b"content-length":
             self.body_bytes = int(value)
         elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":  # the bytes would be stored as they are coded
+                raise Refused(MALFORMED)
             self.body_bytes = None
         elif name == b"expect":
             self.waits = value.lower() == b"100-continue"
@@ -96,6 +98,8 @@ class Head:
     def close(self, method: bytes, version: str) -> dict[str, Any]:
         """The head is whole; returns what ASGI's scope takes from it."""
         if version not in {"1.1", "1.0"}:
+            raise Refused(MALFORMED)
+        if self.body_bytes is None and version == "1.0":  # RFC 9112, section 6.1: whoever passed it on may differ
             raise Refused(MALFORMED)
         if self._hosts != 1 and (self._hosts or version == "1.1"):
             raise Refused(HOST_WRONG)

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
 
-from consensus.errors import InvalidManifest
-from consensus.names import Digest, RepositoryName, Tag, parse_media_type, parse_reference
+from consensus.errors import InvalidManifest, InvalidName
+from consensus.names import Digest, Reference, RepositoryName, Tag, parse_media_type, parse_reference
 from node.errors import ContentTooLarge
 from node.gateway.gateway import Gateway
 from node.gateway.negotiation import is_acceptable
 from node.gateway.preconditions import entity_tag, is_fresh, parse_condition, require_match
-from node.gateway.refusals import MalformedRequest, TooManyTags, TypeNotAcceptable
+from node.gateway.refusals import MalformedRequest, TagImpossible, TooManyParameters, TypeNotAcceptable
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
 from node.registry import ManifestPush
 
 MAX_TAGS = 100
+_TAG_LINES = 20
 # A manifest can be of any media type. A browser that is led to one must not run it in this registry's name.
 _HARMLESS: Header = (b"content-security-policy", b"default-src 'none'; sandbox")
 
 
 async def get_manifest(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
     """end-3: a manifest by tag or digest; for HEAD without its bytes, and 304 if the client has it."""
-    reference = parse_reference(text)
+    reference = _existing(text)
     view = gateway.registry.resolve(repository, reference)
     if not is_acceptable(request.header_lines(b"accept"), view.media_type):
         raise TypeNotAcceptable(view.media_type)
@@ -47,7 +49,7 @@ async def put_manifest(gateway: Gateway, request: Request, repository: Repositor
     if more and tags:
         raise MalformedRequest("tag parameters go with a digest, not with a tag")
     if len(more) > MAX_TAGS:
-        raise TooManyTags(f"at most {MAX_TAGS} tags in one request")
+        raise TooManyParameters(f"at most {MAX_TAGS} tags in one request")
     condition = parse_condition(request)
     if len(more) > 1 and not condition.is_fixed:
         raise MalformedRequest("a condition on several tags takes one digest, or If-None-Match: *")
@@ -70,18 +72,35 @@ async def put_manifest(gateway: Gateway, request: Request, repository: Repositor
     ]
     if pushed.subject:
         headers.append((b"oci-subject", str(pushed.subject).encode()))
-    headers += [(b"oci-tag", tag.value.encode()) for tag in more]
-    return Response(201, headers)
+    return Response(201, [*headers, *_tag_headers(more)])
 
 
 async def delete_manifest(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
     """end-9: a tag, or a manifest with all its tags."""
-    reference, condition = parse_reference(text), parse_condition(request)
+    reference, condition = _existing(text), parse_condition(request)
     if isinstance(reference, Tag):
         await gateway.registry.delete_tag(repository, reference, condition)
     else:
         await gateway.registry.delete_manifest(repository, reference, condition)
     return Response(202)
+
+
+def _existing(text: str) -> Reference:
+    """What is to be there already. A tag that does not parse names nothing that could be: not found, as the released
+    conformance suites (up to v1.1.1) ask for. Raises TagImpossible, InvalidName for a digest."""
+    try:
+        return parse_reference(text)
+    except InvalidName as error:
+        if error.kind != "tag":
+            raise
+        raise TagImpossible(error) from error
+
+
+def _tag_headers(tags: Sequence[Tag]) -> list[Header]:
+    """One line for each tag, while they are few: clients read no more than about a hundred lines."""
+    step = max(1, -(-len(tags) // _TAG_LINES))
+    groups = (tags[first : first + step] for first in range(0, len(tags), step))
+    return [(b"oci-tag", ", ".join(tag.value for tag in group).encode()) for group in groups]
 
 
 @lru_cache(maxsize=4096)

@@ -5,8 +5,9 @@ RequestRefused
 ├── MethodNotAllowed        the endpoint has other methods
 ├── MalformedRequest        a header or parameter that does not parse
 │   ├── MalformedRange      a Content-Range that does not
-│   └── LengthMismatch      Content-Range and Content-Length contradict each other
-├── TooManyTags             more tags than one request may set
+│   ├── LengthMismatch      Content-Range and Content-Length contradict each other
+│   └── TooManyParameters   more of them, or more tags, than one request may have
+├── TagImpossible           no manifest can have such a tag
 ├── TypeNotAcceptable       the manifest's type is not among those that the client accepts
 ├── RangeUnsatisfiable      no byte of the blob lies in the range
 └── Overloaded              a bound on memory is reached: to be repeated
@@ -16,6 +17,8 @@ ClientGone                  the connection ended: there is nobody to answer
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from consensus.errors import InvalidName
 
 
 class RequestRefused(Exception):
@@ -45,8 +48,16 @@ class LengthMismatch(MalformedRequest):
     """Content-Range and Content-Length name different lengths."""
 
 
-class TooManyTags(RequestRefused):
-    """More tag parameters than are taken at once."""
+class TooManyParameters(MalformedRequest):
+    """More parameters, or more of them tags, than are taken at once."""
+
+
+class TagImpossible(RequestRefused):
+    """What is read or deleted by a tag that does not parse; `invalid` says why it does not."""
+
+    def __init__(self, invalid: InvalidName) -> None:
+        super().__init__(str(invalid))
+        self.invalid = invalid
 
 
 class TypeNotAcceptable(RequestRefused):

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from consensus import entropy
 from node.access import ANONYMOUS, Principal
-from node.gateway.refusals import ClientGone, MalformedRequest
+from node.gateway.refusals import ClientGone, MalformedRequest, TooManyParameters
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -169,7 +169,7 @@ def _parse_query(query: bytes) -> dict[str, list[str]]:
     """A '+' stands for itself: nothing that is sent here holds a space, and media types hold a '+'."""
     pairs = query.split(b"&", MAX_PARAMETERS)
     if len(pairs) > MAX_PARAMETERS:
-        raise MalformedRequest(f"more than {MAX_PARAMETERS} parameters")
+        raise TooManyParameters(f"more than {MAX_PARAMETERS} parameters")
     parameters: dict[str, list[str]] = {}
     try:
         for pair in pairs:

@@ -74,6 +74,7 @@ UPLOAD = Route(
     "upload",
     {
         "GET": Endpoint(Action.PUSH, uploads.get_upload),
+        "HEAD": Endpoint(Action.PUSH, uploads.get_upload),
         "PATCH": Endpoint(Action.PUSH, uploads.patch_upload),
         "PUT": Endpoint(Action.PUSH, uploads.put_upload),
         "DELETE": Endpoint(Action.PUSH, uploads.delete_upload),

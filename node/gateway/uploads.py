@@ -5,7 +5,7 @@ from __future__ import annotations
 from consensus.errors import InvalidName
 from consensus.names import Digest, RepositoryName
 from node.access import Action
-from node.errors import UploadProgress
+from node.errors import ContentTooLarge, UploadProgress
 from node.gateway.gateway import Gateway
 from node.gateway.ranges import parse_content_range
 from node.gateway.requests import Request
@@ -24,6 +24,7 @@ async def post_upload(gateway: Gateway, request: Request, repository: Repository
         return _accepted(await gateway.registry.uploads.begin(repository, wanted.algorithm))
     if digest is not None:
         whole = Digest.parse(digest)
+        _require_room(gateway, request)
         await gateway.registry.uploads.push(repository, request.chunks(), whole)
         return _created(repository, whole)
     return _accepted(await gateway.registry.uploads.begin(repository, _algorithm(request)))
@@ -31,6 +32,7 @@ async def post_upload(gateway: Gateway, request: Request, repository: Repository
 
 async def patch_upload(gateway: Gateway, request: Request, repository: RepositoryName, token: str) -> Response:
     """end-5: the next chunk, or with no Content-Range as much as comes."""
+    _require_room(gateway, request)
     span = parse_content_range(request.header(b"content-range"), request.content_length)
     progress = await gateway.registry.uploads.append(repository, token, request.chunks(), span)
     return _accepted(progress)
@@ -42,6 +44,7 @@ async def put_upload(gateway: Gateway, request: Request, repository: RepositoryN
     if text is None:
         raise InvalidName("digest", "", "the parameter digest is missing")
     digest = Digest.parse(text)
+    _require_room(gateway, request)
     span = parse_content_range(request.header(b"content-range"), request.content_length) if request.has_body else None
     await gateway.registry.uploads.finish(repository, token, request.chunks(), span=span, digest=digest)
     return _created(repository, digest)
@@ -65,6 +68,13 @@ def progress_headers(progress: UploadProgress) -> list[Header]:
         (b"range", b"0-%d" % max(progress.offset - 1, 0)),
         (b"docker-upload-uuid", progress.upload_id.encode()),
     ]
+
+
+def _require_room(gateway: Gateway, request: Request) -> None:
+    """What is announced to be too much is not taken in first. Raises ContentTooLarge, MalformedRequest."""
+    limit = gateway.limits.blob_bytes
+    if (request.content_length or 0) > limit:
+        raise ContentTooLarge("a blob", limit)
 
 
 async def _mount(gateway: Gateway, request: Request, repository: RepositoryName, digest: Digest) -> bool:

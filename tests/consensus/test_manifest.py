@@ -24,6 +24,7 @@ from consensus.manifest import (
     is_index,
     is_opaque,
     parse_manifest,
+    undecided_children,
 )
 from consensus.names import Digest, RepositoryName
 
@@ -109,6 +110,14 @@ def test_a_build_cache_lists_layers_in_an_index() -> None:
     assert (facts.blobs, facts.manifests) == ((digest(2), digest(3)), (digest(4),))
 
 
+def test_children_of_unknown_types_are_undecided() -> None:
+    unknown = [descriptor(7, "application/vnd.x.y"), {"digest": str(digest(8)), "size": 1}]
+    known = [descriptor(4, OCI_MANIFEST), descriptor(5, OCI_INDEX.upper()), descriptor(6, DOCKER_LIST)]
+    content = json.dumps(index(manifests=[*unknown, *known])).encode()
+    assert undecided_children(content) == {digest(7), digest(8)}
+    assert set(parse_manifest(content, OCI_INDEX).manifests) == {digest(number) for number in range(4, 9)}
+
+
 @pytest.mark.parametrize(
     ("fields", "media_type", "expected"),
     [
@@ -153,6 +162,27 @@ def test_any_other_media_type_is_opaque(content: bytes, media_type: str) -> None
     assert is_opaque(media_type)
     assert not is_index(media_type)
     assert parse_manifest(content, media_type) == ManifestFacts(media_type, None, None, (), (), ())
+
+
+@pytest.mark.parametrize("said", [*KNOWN, "application/vnd.example.other+json"])
+@pytest.mark.parametrize("media_type", ["application/json", "text/plain", "application/vnd.example+json"])
+def test_no_type_hides_what_a_manifest_says_it_is(said: str, media_type: str) -> None:
+    """Nothing would be read from it: its blobs could be deleted under it, and who asks for its real type not get it."""
+    assert "mediaType" in reason(image(mediaType=said), media_type)
+    assert "mediaType" in reason(image(mediaType=said, nested=[[{}]] * 2000), media_type)
+
+
+@pytest.mark.parametrize("said", ["text/plain", "Text/Plain", "", None, 7, ["a/b"]])
+def test_an_opaque_manifest_may_say_what_it_is(said: object) -> None:
+    assert read(image(mediaType=said), "text/plain").media_type == "text/plain"
+
+
+@pytest.mark.parametrize("media_type", KNOWN)
+def test_a_known_type_is_known_in_any_case(media_type: str) -> None:
+    fields = {OCI_INDEX: index, DOCKER_LIST: index, OCI_ARTIFACT: artifact}.get(media_type, image)()
+    for said in ({}, {"mediaType": media_type}):
+        assert read({**fields, **said}, media_type.upper()) == read(fields, media_type)
+    assert "mediaType" in reason({**fields, "mediaType": media_type.upper()}, media_type)
 
 
 def test_the_known_types_are_not_opaque() -> None:

@@ -38,6 +38,8 @@ SMUGGLED = {
     "odd version": b"GET / HTTP/3.7\r\nHost: here\r\n\r\n",
     "odd method": b"BREW / HTTP/1.1\r\nHost: here\r\n\r\n",
     "no path": b"GET  HTTP/1.1\r\nHost: here\r\n\r\n",
+    "coding that is not undone": b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "coding of an old version": b"POST / HTTP/1.0\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "asterisk": b"OPTIONS * HTTP/1.1\r\nHost: here\r\n\r\n",
     "space in path": b"GET /a b HTTP/1.1\r\nHost: here\r\n\r\n",
     "raw bytes in path": b"GET /\xff\xfe HTTP/1.1\r\nHost: here\r\n\r\n",

@@ -56,7 +56,7 @@ async def test_other_paths_are_unknown(rig: Rig, path: str) -> None:
         ("/v2/a/manifests/x", "GET, HEAD, PUT, DELETE"),
         ("/v2/a/blobs/x", "GET, HEAD, DELETE"),
         ("/v2/a/blobs/uploads/", "POST"),
-        ("/v2/a/blobs/uploads/x", "GET, PATCH, PUT, DELETE"),
+        ("/v2/a/blobs/uploads/x", "GET, HEAD, PATCH, PUT, DELETE"),
         ("/v2/a/tags/list", "GET, HEAD"),
         ("/v2/a/referrers/x", "GET, HEAD"),
     ],

@@ -91,7 +91,7 @@ def test_the_drawing_is_the_table() -> None:
         (InvalidName("tag", "x", "y"), 400, "MANIFEST_INVALID", {}, {"kind": "tag", "text": "x", "reason": "y"}),
         (access.Forbidden("not allowed"), 403, "DENIED", {}, None),
         (registry_errors.ManifestUnknown(APP, Tag("v1")), 404, "MANIFEST_UNKNOWN", {}, {"reference": "v1"}),
-        (registry_errors.BlobInUse([ONE]), 409, "DENIED", {}, {"manifests": [str(ONE)]}),
+        (registry_errors.BlobInUse([ONE]), 405, "DENIED", {"allow": "GET"}, {"manifests": [str(ONE)]}),
         (registry_errors.TagConflict(ONE), 412, "DENIED", {"etag": f'"{ONE}"'}, {"current": str(ONE)}),
         (registry_errors.TagConflict(None), 412, "DENIED", {}, {"current": None}),
         (registry_errors.Disabled("off"), 405, "UNSUPPORTED", {"allow": "GET"}, None),

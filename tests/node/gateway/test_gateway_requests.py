@@ -104,7 +104,13 @@ async def test_a_client_that_leaves() -> None:
 
 @pytest.mark.parametrize(
     ("query", "page"),
-    [(b"", Page(10, None)), (b"n=3&last=x", Page(3, "x")), (b"n=0", Page(0, None)), (b"n=11&last=", Page(10, None))],
+    [
+        (b"", Page(10, None)),
+        (b"n=3&last=x", Page(3, "x")),
+        (b"n=0", Page(0, None)),
+        (b"n=" + b"0" * 30 + b"7", Page(7, None)),
+        (b"n=11&last=", Page(10, None)),
+    ],
 )
 def test_pages(query: bytes, page: Page) -> None:
     assert parse_page(request(query), 10) == page

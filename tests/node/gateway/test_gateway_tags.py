@@ -76,14 +76,19 @@ async def test_what_follows(rig: Rig, query: str, expected: list[str]) -> None:
 async def test_a_page_is_no_larger_than_the_bound(data: Path) -> None:
     async with running(data, limits={"page_size": 2}) as rig:
         await tagged(rig)
-        for path in ("/v2/a/tags/list", "/v2/a/tags/list?n=5", f"/v2/a/tags/list?n={10**17}"):
+        for path in (
+            "/v2/a/tags/list",
+            "/v2/a/tags/list?n=5",
+            f"/v2/a/tags/list?n={2**63 - 1}",
+            f"/v2/a/tags/list?n={10**400}",
+        ):
             assert await pages(rig, path, "tags") == [TAGS[:2], TAGS[2:4], TAGS[4:]]
 
 
 @pytest.mark.parametrize("path", ["/v2/a/tags/list", "/v2/_catalog", "/v2/a/referrers/sha256:" + "0" * 64])
 @pytest.mark.parametrize(
     "query",
-    ["n=", "n=-1", "n=x", "n=1_0", "n=%2B1", "n=+1", "n=%201", "n=1.0", "n=%EF%BC%91", "n=" + "9" * 19, "n=1&n=2"]
+    ["n=", "n=-1", "n=x", "n=1_0", "n=%2B1", "n=+1", "n=%201", "n=1.0", "n=%EF%BC%91", "n=1&n=2"]
     + ["last=" + "x" * 513, "last=%ff", "n=%ed%a0%80", "n=%c3%28"],
 )
 async def test_parameters_that_do_not_parse(rig: Rig, path: str, query: str) -> None:
@@ -95,7 +100,7 @@ async def test_parameters_that_do_not_parse(rig: Rig, path: str, query: str) -> 
 async def test_too_many_parameters(rig: Rig) -> None:
     await tagged(rig)
     assert (await rig.client.get("/v2/a/tags/list?" + "&".join(["x"] * 128))).status_code == 200
-    assert (await rig.client.get("/v2/a/tags/list?" + "&".join(["x"] * 129))).status_code == 400
+    assert (await rig.client.get("/v2/a/tags/list?" + "&".join(["x"] * 129))).status_code == 414
 
 
 async def test_an_unknown_repository(rig: Rig) -> None:

@@ -107,6 +107,8 @@ async def test_how_far_it_has_come(rig: Rig) -> None:
         assert (status.status_code, status.headers["range"], status.content) == (204, expected, b"")
         assert status.headers["location"] == location
         assert status.headers["docker-upload-uuid"] in location
+        head = await rig.client.head(location)
+        assert (head.status_code, head.headers["range"]) == (204, expected)
 
 
 async def test_cancelled(rig: Rig) -> None:
@@ -234,6 +236,28 @@ async def test_a_blob_over_the_bound(data: Path) -> None:
         response = await rig.client.post(f"/v2/a/blobs/uploads/?digest={digest_of(WHOLE)}", content=WHOLE)
         assert (response.status_code, code(response)) == (413, "SIZE_INVALID")
         assert (await rig.client.get(location)).headers["range"] == "0-999"
+
+
+async def test_a_blob_that_is_announced_to_be_over_the_bound_is_not_read(data: Path) -> None:
+    async with running(data, limits={"blob_bytes": 1500}) as rig:
+        location = await rig.begin("a")
+        read = 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal read
+            for _ in range(3):
+                read += 1
+                yield b"x" * 600
+
+        for method, path in (
+            ("POST", f"/v2/a/blobs/uploads/?digest={UNKNOWN}"),
+            ("PATCH", location),
+            ("PUT", f"{location}?digest={UNKNOWN}"),
+        ):
+            response = await rig.client.request(method, path, content=chunks(), headers={"content-length": "1800"})
+            assert (response.status_code, code(response)) == (413, "SIZE_INVALID")
+        assert read == 0
+        assert (await rig.client.get(location)).headers["range"] == "0-0"
 
 
 async def test_no_room_for_more(data: Path) -> None:

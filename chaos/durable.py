@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
+from chaos.durable_snapshots import ArchivePart, InstallPart
+from chaos.part import Part, Promise, Tell
 from chaos.volume import SECTOR_BYTES
 from consensus import disk, generation, segments
 from consensus.codec import encode
@@ -27,32 +29,6 @@ from node.blobs.uploads import FilesystemUploads
 from node.identity import Identity
 from node.premises import make_folder
 from replication.stores import BlobNotFound, StoreRefused
-
-Promise = tuple[Any, ...]
-Tell = Callable[[Promise], None]
-
-
-class Part(Protocol):
-    """`prepare` runs whole and is made durable; `act` and `go_on` (after a restart) may be cut anywhere, and raise what
-    they like then; `check` runs after the crash and raises AssertionError, or whatever a node would fail to start with.
-    """
-
-    name: ClassVar[str]
-    covers: ClassVar[tuple[str, ...]]  # the files whose syncs it depends on
-    dense: ClassVar[int]  # how many of its last changes matter most: all of these are cut at, the others by a stride
-    repeats: ClassVar[int]  # how often each of these is tried where chance decides what the disk keeps
-
-    def prepare(self, folder: Path) -> None:
-        """What was there long before."""
-
-    def act(self, folder: Path, promise: Tell) -> None:
-        """Work, and what is promised on the way."""
-
-    def go_on(self, folder: Path, promise: Tell) -> None:
-        """What a process started again does."""
-
-    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
-        """Whether the promises hold."""
 
 
 class LogPart:
@@ -326,6 +302,8 @@ PARTS: tuple[Part, ...] = (
     TornLogPart(),
     GenerationPart(),
     StatePart(),
+    InstallPart(),
+    ArchivePart(),
     PremisesPart(),
     BlobPart(),
     StoreBirthPart(),

@@ -47,7 +47,13 @@ def test_every_sync_of_the_product_can_be_removed() -> None:
 @needs_fuse
 @pytest.mark.parametrize(
     ("path", "stride"),
-    [("consensus/wal.py", 9), ("consensus/state.py", 9), ("node/premises.py", 1), ("node/blobs/", 9)],
+    [
+        ("consensus/wal.py", 9),
+        ("consensus/state.py", 9),
+        ("consensus/archive.py", 9),
+        ("node/premises.py", 1),
+        ("node/blobs/", 9),
+    ],
 )
 def test_power_may_fail_at_any_change(tmp_path: Path, path: str, stride: int) -> None:
     with LossyMount(tmp_path / "disk") as mount:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
+from chaos.durable_snapshots import ArchivePart, InstallPart
+from chaos.part import Part, Promise, Tell
 from chaos.volume import SECTOR_BYTES
 from consensus import disk, generation, segments
 from consensus.codec import encode
@@ -29,32 +32,6 @@ from node.identity import Identity
 from node.premises import make_folder
 from replication.stores import BlobNotFound, StoreRefused
 
-Promise = tuple[Any, ...]
-Tell = Callable[[Promise], None]
-
-
-class Part(Protocol):
-    """`prepare` runs whole and is made durable; `act` and `go_on` (after a restart) may be cut anywhere, and raise what
-    they like then; `check` runs after the crash and raises AssertionError, or whatever a node would fail to start with.
-    """
-
-    name: ClassVar[str]
-    covers: ClassVar[tuple[str, ...]]  # the files whose syncs it depends on
-    dense: ClassVar[int]  # how many of its last changes matter most: all of these are cut at, the others by a stride
-    repeats: ClassVar[int]  # how often each of these is tried where chance decides what the disk keeps
-
-    def prepare(self, folder: Path) -> None:
-        """What was there long before."""
-
-    def act(self, folder: Path, promise: Tell) -> None:
-        """Work, and what is promised on the way."""
-
-    def go_on(self, folder: Path, promise: Tell) -> None:
-        """What a process started again does."""
-
-    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
-        """Whether the promises hold."""
-
 
 class LogPart:
     """The write-ahead log, in segments so small that each change of the disk comes up often."""
@@ -70,14 +47,14 @@ class LogPart:
 
     def act(self, folder: Path, promise: Tell) -> None:
         """Batches and a trim."""
-        with contextlib.closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             for number in range(6):
                 self._append(wal, f"act {number}", promise)
             wal.trim(wal.commit - 4)
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """What is read at the start is applied and answered for, and nothing else is ever there."""
-        with contextlib.closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             promise(("commit", wal.commit))
             for entry in _entries(wal):
                 promise(("entry", entry.index, entry.payload.hex()))
@@ -85,7 +62,7 @@ class LogPart:
 
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """Promised entries are there, and those that could not be written stay away."""
-        with contextlib.closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             held = {entry.index: entry.payload.hex() for entry in _entries(wal)}
             commit = wal.commit
             first = wal.first
@@ -131,7 +108,7 @@ class TornLogPart(LogPart):
 
     def prepare(self, folder: Path) -> None:
         """The second entry begins with a sector of its own, as large as a write to the first may be."""
-        with contextlib.closing(Wal.open(folder / "wal")):
+        with closing(Wal.open(folder / "wal")):
             path = next((folder / "wal").glob("*.log"))
         with path.open("r+b") as file:
             salt = segments.read_salt(file, path, 1)
@@ -144,7 +121,7 @@ class TornLogPart(LogPart):
 
     def act(self, folder: Path, promise: Tell) -> None:
         """Cut at the start; then another entry takes the place of the lost one."""
-        with contextlib.closing(Wal.open(folder / "wal")) as wal:
+        with closing(Wal.open(folder / "wal")) as wal:
             promise(("commit", wal.commit))
             wal.append([self._payload(b"again")])
 
@@ -193,7 +170,7 @@ class StatePart:
 
     def act(self, folder: Path, promise: Tell) -> None:
         """Entries and checkpoints: below a checkpoint the log may be trimmed."""
-        with contextlib.closing(State.open(folder / "state", self._CLUSTER)) as state:
+        with closing(State.open(folder / "state", self._CLUSTER)) as state:
             for _ in range(4):
                 after = state.applied
                 command = EnrolProposer("chaos")
@@ -207,7 +184,7 @@ class StatePart:
 
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """The state opens and is not older than its last checkpoint."""
-        with contextlib.closing(State.open(folder / "state", self._CLUSTER)) as state:
+        with closing(State.open(folder / "state", self._CLUSTER)) as state:
             durable = max((promise[1] for promise in promises), default=0)
             assert state.applied >= durable, f"the state is at {state.applied}, {durable} was checkpointed"
             state.hash()
@@ -286,7 +263,7 @@ class BlobPart:
     def act(self, folder: Path, promise: Tell) -> None:
         """Three pushes, one of them a second time, and a delete."""
         asyncio.run(self._push(folder, ("one", "two", "one", "three"), promise))
-        with contextlib.closing(self._store(folder)) as store:
+        with closing(self._store(folder)) as store:
             promise(("in doubt", "two"))
             asyncio.run(store.delete(_digest("two")))
             promise(("gone", "two"))
@@ -298,7 +275,7 @@ class BlobPart:
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """What was pushed is there byte for byte, what was deleted is not."""
         last = {promise[1]: promise[0] for promise in promises}
-        with contextlib.closing(self._store(folder)) as store:
+        with closing(self._store(folder)) as store:
             for text, promised in last.items():
                 found = asyncio.run(self._read(store, text))
                 if promised == "held":
@@ -312,7 +289,7 @@ class BlobPart:
         return FilesystemStore.at(folder / "blobs", store_id=self._STORE, free_bytes=0)
 
     async def _push(self, folder: Path, texts: Sequence[str], promise: Tell) -> None:
-        with contextlib.closing(self._store(folder)) as store:
+        with closing(self._store(folder)) as store:
             uploads = FilesystemUploads.open(folder / "uploads", store, incarnation="chaos")
             for text in texts:
                 upload = await uploads.begin()
@@ -325,7 +302,7 @@ class BlobPart:
             reader = await store.open(_digest(text))
         except BlobNotFound:
             return None
-        with contextlib.closing(reader):
+        with closing(reader):
             return await reader.read(0, reader.size_bytes)
 
 
@@ -357,6 +334,8 @@ PARTS: tuple[Part, ...] = (
     TornLogPart(),
     GenerationPart(),
     StatePart(),
+    InstallPart(),
+    ArchivePart(),
     PremisesPart(),
     AuthorityPart(),
     BlobPart(),

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from chaos.durable import PARTS, LogPart, Part, Promise, Tell
+from chaos.durable import PARTS, LogPart
 from chaos.faults import Fault
 from chaos.mount import LossyMount
+from chaos.part import Part, Promise, Tell
 from consensus.disk import sync_folder
 
 STORIES = ("power", "power, partly", "kill, power", "power twice", "full, power")

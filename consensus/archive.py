@@ -45,6 +45,8 @@ class Archive:
         `free_bytes` of the disk. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
         disk.sync_folder(folder.parent)
+        # A predecessor may have been killed between its last rename and this: the older ones go only after it.
+        disk.sync_folder(folder)
         found = [manifest for path in folder.glob(f"*{MANIFEST}") if (manifest := _read_manifest(path)) is not None]
         newest = max(found, key=lambda manifest: manifest.applied, default=None)
         _remove_all_but(folder, newest)

@@ -50,6 +50,7 @@ def test_every_sync_of_the_product_can_be_removed() -> None:
     [
         ("consensus/wal.py", 9),
         ("consensus/state.py", 9),
+        ("consensus/archive.py", 9),
         ("node/premises.py", 1),
         ("node/authority.py", 1),
         ("node/blobs/", 9),

@@ -76,7 +76,7 @@ class Member:
     @property
     def has_work(self) -> bool:
         """Whether the next step should not wait."""
-        return bool(self._inbox) or self._grown
+        return bool(self._inbox) or self._grown or self._waits_for_a_round
 
     def propose(self, payload: bytes, done: Done) -> None:
         """`done` gets the index once the entry is committed, or LogUnavailable."""
@@ -108,7 +108,7 @@ class Member:
         try:
             self._take_messages()
             self.core.acknowledge()
-            if self._grown or self._reads:
+            if self._grown or self._waits_for_a_round:
                 self._grown = False
                 self.core.broadcast()
             self.core.tick()
@@ -156,7 +156,13 @@ class Member:
 
     def _read(self, done: Done) -> _Read:
         core = self.core
-        return _Read(done, now() + ANSWER_SECONDS, core.round + 1, core.commit if core.may_read else None)
+        may_read = core.may_read
+        return _Read(done, now() + ANSWER_SECONDS, core.round + may_read, core.commit if may_read else None)
+
+    @property
+    def _waits_for_a_round(self) -> bool:
+        """Whether a read came since the last one began: it shares the next, and no acknowledgement begins another."""
+        return bool(self._reads) and self._reads[-1].round > self.core.round
 
     # Messages
 

@@ -23,7 +23,7 @@ from consensus.errors import StateRefused
 from consensus.proposer import Proposer
 from consensus.views import Views
 from node import telemetry
-from node.admin import Health, Storage, create_admin
+from node.admin import OK, Health, Storage, create_admin
 from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
@@ -31,7 +31,7 @@ from node.gateway.app import create_app
 from node.gateway.housekeeping import keep_house
 from node.gateway.server import HttpServer, tls_context
 from node.identity import Identity, IdentityRefused
-from node.launch import Launch
+from node.launch import SUPERSEDED, Launch
 from node.registry import Registry
 from node.rpc import KeeperClient
 from node.tokens import UploadTokens
@@ -46,11 +46,13 @@ log = logging.getLogger("node.gateway")
 
 
 async def serve(launch: Launch) -> None:
-    """Until SIGTERM, and then until what is under way has ended. Raises StoreError, StateRefused, IdentityRefused,
-    OSError, sqlite3.Error."""
+    """Until SIGTERM, or SUPERSEDED once others have taken over, and then until what is under way has ended. Raises
+    StoreError, StateRefused, IdentityRefused, OSError, sqlite3.Error."""
     config = launch.config
-    stopping = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    stopping, superseded = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(SUPERSEDED, superseded.set)
     async with AsyncExitStack() as stack:
         keeper = KeeperClient(launch.keeper_socket)
         stack.push_async_callback(keeper.close)
@@ -68,9 +70,14 @@ async def serve(launch: Launch) -> None:
         await server.start(socket.socket(fileno=launch.registry_descriptor))
         gc.collect()
         gc.freeze()  # what is here stays: the collector need not look at it again
+        health.registry = OK
         launch.report_ready()
         log.info("gateway_serving")
-        await stopping.wait()
+        await _first(stopping, superseded)
+        if superseded.is_set():
+            admin.stop_accepting()  # what this one would say is not true of the node any more
+        else:
+            health.registry = "drains"
         clean = await server.drain(config.supervisor.drain_seconds)
         log.info("gateway_stopped", extra={"clean": clean})
 
@@ -112,6 +119,13 @@ async def _open_views(folder: Path, stopping: asyncio.Event) -> Views | None:
                 await stopping.wait()
                 return None
     return Views(folder)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -66,9 +66,7 @@ class HttpServer:
         still arrive. Returns whether all ended within `seconds`; the others are cut off."""
         loop = asyncio.get_running_loop()
         self.draining_since = loop.time()
-        self._stop_accepting()
-        if self._listener:
-            self._listener.close()
+        self.stop_accepting()
         if self._timer:
             self._timer.cancel()
         while (self.connections or self.exchanges or self._opening) and loop.time() - self.draining_since < seconds:
@@ -83,6 +81,13 @@ class HttpServer:
             connection.abort()
         await asyncio.sleep(0)
         return clean
+
+    def stop_accepting(self) -> None:
+        """Leaves new connections to the others that have the socket; goes on with those that are open. Idempotent."""
+        self._stop_accepting()
+        if self._listener:
+            self._listener.close()
+            self._listener = None
 
     # One connection a wake-up: the gateways that share the socket wake together, and each gets its share. (A loop's own
     # server takes all that wait, and with them all the work of a benchmark, or of one busy client.)

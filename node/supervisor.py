@@ -27,6 +27,7 @@ from node.config import Config, ConfigError
 from node.identity import IdentityRefused
 from node.launch import METRICS_FOLDER, SUPERSEDED, Launch
 from node.premises import Premises, PremisesRefused, address_of, occupied
+from node.tls import TlsRefused, tls_of
 
 MAX_DRAIN_SECONDS = 24.0  # with what follows: 30 s in all
 DRAIN_MARGIN_SECONDS = 1.0
@@ -45,11 +46,12 @@ def run(config: Config, config_path: Path | None) -> int:
     """Runs the node until SIGTERM; returns the exit status: 0, or 1 if it cannot start, which is logged."""
     telemetry.configure_logging("supervisor", config.telemetry)
     try:
+        tls_of(config.listen)
         with occupied(config) as premises:
             variables = telemetry.prepare_metrics(premises.runtime / METRICS_FOLDER)
             environment = {**configuration.environment(), **variables, **_QUIET}
             asyncio.run(Supervisor(config, config_path, premises, environment).serve())
-    except (PremisesRefused, IdentityRefused, ConfigError, OSError) as error:
+    except (PremisesRefused, IdentityRefused, ConfigError, TlsRefused, OSError) as error:
         log.error("node_refused", extra={"reason": str(error)})  # noqa: TRY400
         return 1
     return 0
@@ -158,8 +160,9 @@ class Supervisor:
     async def _reload_once(self) -> None:
         try:
             fresh = configuration.load(self._config_path, configuration.environment())
-        except ConfigError as error:
-            log.error("reload_refused", extra={"reason": str(error)})  # noqa: TRY400
+            tls_of(fresh.listen)
+        except (ConfigError, TlsRefused) as error:
+            log.error("reload_refused", extra={"reason": f"{error}; the old gateways go on"})  # noqa: TRY400
             return
         fresh, waiting = _pinned(fresh, self._config)
         if waiting:

@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import sqlite3
-import ssl
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -29,11 +28,12 @@ from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
 from node.gateway.app import create_app
 from node.gateway.housekeeping import keep_house
-from node.gateway.server import HttpServer, tls_context
+from node.gateway.server import HttpServer
 from node.identity import Identity, IdentityRefused
 from node.launch import SUPERSEDED, Launch
 from node.registry import Registry
 from node.rpc import KeeperClient
+from node.tls import TlsRefused, tls_of
 from node.tokens import UploadTokens
 from replication.stores import StoreError
 
@@ -47,8 +47,9 @@ log = logging.getLogger("node.gateway")
 
 async def serve(launch: Launch) -> None:
     """Until SIGTERM, or SUPERSEDED once others have taken over, and then until what is under way has ended. Raises
-    StoreError, StateRefused, IdentityRefused, OSError, sqlite3.Error."""
+    TlsRefused, StoreError, StateRefused, IdentityRefused, OSError, sqlite3.Error."""
     config = launch.config
+    tls = tls_of(config.listen)
     stopping, superseded = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -66,7 +67,7 @@ async def serve(launch: Launch) -> None:
         observer = telemetry.RequestObserver(launch.name, config.telemetry)
         stack.callback(observer.close)
         app = create_app(registry, config=config, observe=observer)
-        server = HttpServer(app, _limits(config), tls=_tls(config))
+        server = HttpServer(app, _limits(config), tls=tls)
         await server.start(socket.socket(fileno=launch.registry_descriptor))
         gc.collect()
         gc.freeze()  # what is here stays: the collector need not look at it again
@@ -143,18 +144,13 @@ def _limits(config: Config) -> Limits:
     return msgspec.structs.replace(config.limits, connections=connections)
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
-    listen = config.listen
-    return tls_context(Path(listen.tls_certificate), Path(listen.tls_key)) if listen.tls_certificate else None
-
-
 def main() -> None:
     """The process."""
     launch = Launch.receive()
     telemetry.configure_logging(launch.name, launch.config.telemetry)
     try:
         uvloop.run(serve(launch))
-    except (StoreError, StateRefused, IdentityRefused, OSError, sqlite3.Error) as error:
+    except (TlsRefused, StoreError, StateRefused, IdentityRefused, OSError, sqlite3.Error) as error:
         log.critical("gateway_refused", extra={"error": type(error).__name__, "reason": str(error)})
         sys.exit(1)
 

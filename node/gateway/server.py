@@ -8,7 +8,6 @@ import ssl
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from functools import partial
-from pathlib import Path
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any
 
@@ -143,12 +142,3 @@ class HttpServer:
         now = asyncio.get_running_loop().time()
         for connection in list(self.connections):
             connection.check(now)
-
-
-def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """For a listener: TLS 1.2 or newer. Raises ssl.SSLError, OSError."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(certificate, key)
-    return context

@@ -19,6 +19,7 @@ import uvloop
 
 from consensus import generation
 from consensus.errors import StateRefused
+from consensus.names import StoreId
 from consensus.proposer import Proposer
 from consensus.views import Views
 from node import telemetry
@@ -35,7 +36,7 @@ from node.registry import Registry
 from node.rpc import KeeperClient
 from node.tls import TlsRefused, tls_of
 from node.tokens import UploadTokens
-from replication.stores import StoreError
+from replication.stores import StoreError, StoreRefused
 
 ADMIN_LIMITS = Limits(connections=256, url_bytes=1024, header_bytes=16384, header_count=64, body_stall_seconds=10.0)
 ADMIN_DRAIN_SECONDS = 2.0
@@ -89,8 +90,10 @@ async def _open_registry(
     """None if the process is to end before there is a state to read."""
     config = launch.config
     identity = Identity.load_or_create(config.data)
+    folder = config.data / "blobs"
+    await asyncio.to_thread(_require_blobs, folder, config.data / "state", identity.store_id)
     blobs = await asyncio.to_thread(
-        FilesystemStore.at, config.data / "blobs", store_id=identity.store_id, free_bytes=config.limits.free_bytes
+        FilesystemStore.at, folder, store_id=identity.store_id, free_bytes=config.limits.free_bytes
     )
     stack.callback(blobs.close)
     uploads = FilesystemUploads.open(config.data / "uploads", blobs, incarnation=launch.incarnation)
@@ -109,6 +112,19 @@ async def _open_registry(
         tokens=UploadTokens(identity.node_id, identity.upload_secret),
         config=config,
     )
+
+
+def _require_blobs(folder: Path, state: Path, store_id: StoreId) -> None:
+    """A store that has held blobs is not begun anew where they should be. Raises StoreRefused, and what Views does."""
+    if FilesystemStore.is_made(folder) or generation.current(state) is None:
+        return
+    with contextlib.closing(Views(state)) as views:
+        # Looked at again: it may just have been made by the first gateway of a new node, and have held its first blob.
+        if views.has_store(store_id) and not FilesystemStore.is_made(folder):
+            raise StoreRefused(
+                f"the blobs of this node are not in {folder}: is their disk mounted? Put them back. If they are lost, "
+                f"write {store_id} into {folder / 'STORE'} to serve what is pushed from now on"
+            )
 
 
 async def _open_views(folder: Path, stopping: asyncio.Event) -> Views | None:

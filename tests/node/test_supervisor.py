@@ -310,3 +310,22 @@ def test_blobs_of_another_store_are_refused(tmp_path: Path) -> None:
         assert node.wait_for("gateway_refused")["error"] == "StoreRefused"
     finally:
         node.kill()
+
+
+def test_blobs_that_are_gone_are_not_begun_anew(node: RunningNode) -> None:
+    with node.client() as client:
+        push_image(client, "v1")
+    node.stop()
+    blobs = node.folder / "data" / "blobs"
+    blobs.rename(node.folder / "away")
+    blobs.mkdir()  # as where a disk is not mounted
+    node.start(wait=False)
+    refused = node.wait_for("gateway_refused")
+    assert (refused["error"], "is their disk mounted?" in refused["reason"]) == ("StoreRefused", True)
+    assert node.stop() == 0
+    assert list(blobs.iterdir()) == []
+    blobs.rmdir()
+    (node.folder / "away").rename(blobs)
+    node.start()
+    with node.client() as client:
+        assert client.get("/v2/team/app/manifests/v1").status_code == 200

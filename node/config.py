@@ -250,6 +250,8 @@ def _overlay(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any, str]]:
         kind = section_types().get(match[1].lower()) if match else None
         if match is None or kind is None or _SERVICE_LINK.fullmatch(match[2]):
             continue
+        if not _is_text(text):
+            raise ConfigError(f"{name}: expected text in UTF-8, got {text!r}")
         section, key = match[1].lower(), match[2].lower()
         yield section, key, _convert(name, kind, key, text, strict=False), name
 
@@ -289,8 +291,18 @@ def _anchor(config: Config, base: Path) -> Config:
         text = getattr(part, key)
         if text:
             absolute = os.path.normpath(base / text)
+            if not _is_text(absolute):
+                raise ConfigError(f"[{section}] {key}: expected a path in UTF-8 without NUL, got {absolute!r}")
             config = msgspec.structs.replace(config, **{section: msgspec.structs.replace(part, **{key: absolute})})
     return config
+
+
+def _is_text(value: str) -> bool:
+    """Whether other processes can be told of it, and the operating system."""
+    try:
+        return "\0" not in value and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 def split_address(address: str) -> tuple[str, int]:

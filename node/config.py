@@ -346,8 +346,12 @@ def check(config: Config) -> None:
 def check_exposure(config: Config) -> None:
     """An open node listens on loopback only, unless told otherwise. Raises ConfigError."""
     listen = config.listen
-    if config.access.policy == "open" and not listen.allow_remote_open and not is_loopback(listen.address):
-        raise ConfigError(
-            f"[listen] address: {listen.address} can be reached from other machines and [access] policy is open: "
-            "anybody could write and delete. Listen on 127.0.0.1, or set [listen] allow_remote_open = true"
-        )
+    if config.access.policy != "open" or listen.allow_remote_open:
+        return
+    for key, could in (("address", "write and delete"), ("admin", "see what the node does")):
+        address = getattr(listen, key)
+        if not is_loopback(address):
+            raise ConfigError(
+                f"[listen] {key}: {address} can be reached from other machines and [access] policy is open: "
+                f"anybody could {could}. Listen on 127.0.0.1, or set [listen] allow_remote_open = true"
+            )

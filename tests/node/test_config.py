@@ -103,6 +103,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ("[supervisor]\nrestart_first_seconds = 20", "expected at most restart_most_seconds"),
         ("[log]\nkeep_bytes = 65536", "[log] segment_bytes: expected at most keep_bytes"),
         ('[listen]\naddress = "0.0.0.0:5000"', "can be reached from other machines and [access] policy is open"),
+        ('[listen]\nadmin = "0.0.0.0:5100"', "admin: 0.0.0.0:5100 can be reached from other machines"),
         ('[telemetry]\notlp_endpoint = "collector"', "[telemetry] otlp_endpoint: expected text like"),
     ],
 )

@@ -23,6 +23,8 @@ CACHED_STATEMENTS = 512
 CURRENT = "CURRENT"
 _NAME = re.compile(r"db-([1-9][0-9]{0,17})\.sqlite")
 _META = "SELECT schema_version, cluster_id, applied, log_time_ms, catalog_changed FROM meta"
+_PRIMARY = 0xFF  # of an extended result code
+_DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 
 
@@ -100,14 +102,17 @@ def remove_others(folder: Path) -> None:
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
-    """Raises StateRefused for a schema this version does not know."""
+    """Raises StateRefused for a schema this version does not know, and for a file that is damaged or no database."""
     try:
         (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
         if version == SCHEMA_VERSION:
             return Meta(*connection.execute(_META).fetchone())
     except (sqlite3.DatabaseError, TypeError) as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):
-            raise StateRefused(f"not a state database: {error}") from error
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY in _DAMAGED:
+            path = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+            raise StateRefused(
+                f"{path} is damaged, or not a state database: {error}; {_repair(path.parent)}"
+            ) from error
         raise
     raise StateRefused(
         f"the state has schema {version}, this version knows {SCHEMA_VERSION}: start the Meridian that wrote it"
@@ -213,4 +218,11 @@ def _advice(folder: Path) -> str:
     return (
         f"put the name of the newest database in {folder} that you trust into {CURRENT}, "
         "or move the folder away to have it rebuilt where the log is still whole"
+    )
+
+
+def _repair(folder: Path) -> str:
+    return (
+        f"check the disk, stop the node, and move {folder} away to have it rebuilt, if the log is whole (it has a "
+        "segment 00000000000000000001.log); else restore log and state from one and the same backup"
     )

@@ -16,7 +16,7 @@ import msgpack
 
 from consensus import generation
 from consensus.fingerprint import fingerprint
-from consensus.names import Digest, Reference, RepositoryName, Tag
+from consensus.names import Digest, Reference, RepositoryName, StoreId, Tag
 from consensus.reader import Reader, open_reader
 from consensus.step import select_in
 
@@ -146,6 +146,10 @@ class Views:
             Referrer(Digest.from_bytes(digest), media_type, size_bytes, kind, dict(msgpack.unpackb(annotations)))
             for digest, media_type, size_bytes, kind, annotations in rows
         ]
+
+    def has_store(self, store: StoreId) -> bool:
+        """Whether this store has ever been recorded as the holder of a blob."""
+        return self._row("SELECT 1 FROM stores WHERE name = ?", store) is not None
 
     def missing(self, repository: RepositoryName, blobs: Sequence[Digest], manifests: Sequence[Digest]) -> list[Digest]:
         """Those blobs that do not belong to the repository, then those manifests that are not in it."""

@@ -34,11 +34,13 @@ class Storage:
 
 
 class Health:
-    """What one gateway knows of its node. `storage` is set when it is open."""
+    """What one gateway knows of its node. `storage` is set when it is open, `registry` says whether
+    clients are served."""
 
     def __init__(self, launch: Launch, keeper: KeeperClient) -> None:
         self.launch = launch
         self.storage: Storage | None = None
+        self.registry = "does not serve yet"
         self._keeper = keeper
         self._asking = asyncio.Lock()
         self._asked_at = float("-inf")
@@ -71,7 +73,8 @@ class Health:
         """Whether the node is ready, and what was found. A full disk does not make it unready: pulls go on."""
         state = OK if self.applied() is not None else "cannot be read"
         keeper = OK if await self.keeper() else "does not answer"
-        return state == OK and keeper == OK, {"state": state, "keeper": keeper, "store": self._store()}
+        ready = state == keeper == self.registry == OK
+        return ready, {"registry": self.registry, "state": state, "keeper": keeper, "store": self._store()}
 
     async def report(self) -> dict[str, object]:
         """All that `/meridian/v1/status` says."""

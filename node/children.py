@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from signal import Signals
 from typing import Self
 
 from consensus import clock
@@ -73,9 +74,9 @@ class Child:
         """Nothing happens if it has exited."""
         self._process.send_signal(number)
 
-    async def stop(self, seconds: float) -> int:
-        """SIGTERM, and SIGKILL after `seconds`; returns the exit status."""
-        self.signal(signal.SIGTERM)
+    async def stop(self, seconds: float, request: Signals = Signals.SIGTERM) -> int:
+        """The request to end, and SIGKILL after `seconds`; returns the exit status."""
+        self.signal(request)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 return await asyncio.shield(self.exited)
@@ -146,11 +147,11 @@ class Kept:
         """From now on it is not started again."""
         self._stopping.set()
 
-    async def stop(self, seconds: float) -> None:
-        """SIGTERM, and SIGKILL after `seconds`; it is not started again."""
+    async def stop(self, seconds: float, request: Signals = Signals.SIGTERM) -> None:
+        """The request to end, and SIGKILL after `seconds`; it is not started again."""
         self.retire()
         if self.child:
-            status = await self.child.stop(seconds)
+            status = await self.child.stop(seconds, request)
             log.info("process_stopped", extra={"child": self.name, "pid": self.child.pid, "status": status})
 
     async def _run_once(self) -> int | None:

@@ -96,8 +96,9 @@ def init(file: Path) -> None:
 
 
 def toml(value: object) -> str:
-    """A value as TOML writes it. JSON's form of text, numbers and truth is also TOML's."""
-    return json.dumps(value)
+    """A value as TOML writes it. JSON's form of text, numbers and truth is also TOML's, but for its pairs of surrogates
+    and a DEL as it stands."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _rows(traced: Traced) -> Iterator[dict[str, Any]]:

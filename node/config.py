@@ -280,6 +280,8 @@ def _overlay(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any, str]]:
         kind = section_types().get(match[1].lower()) if match else None
         if match is None or kind is None or _SERVICE_LINK.fullmatch(match[2]):
             continue
+        if not _is_text(text):
+            raise ConfigError(f"{name}: expected text in UTF-8, got {text!r}")
         section, key = match[1].lower(), match[2].lower()
         several = _is_list(key_types(kind).get(key))
         value = [item.strip() for item in text.split(",") if item.strip()] if several else text
@@ -328,8 +330,19 @@ def _anchor(config: Config, base: Path) -> Config:
     for section, keys in _PATHS.items():
         part = getattr(config, section)
         absolute = {key: os.path.normpath(base / text) for key in keys if (text := getattr(part, key))}
+        for key, path in absolute.items():
+            if not _is_text(path):
+                raise ConfigError(f"[{section}] {key}: expected a path in UTF-8 without NUL, got {path!r}")
         config = msgspec.structs.replace(config, **{section: msgspec.structs.replace(part, **absolute)})
     return config
+
+
+def _is_text(value: str) -> bool:
+    """Whether other processes can be told of it, and the operating system."""
+    try:
+        return "\0" not in value and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -389,8 +402,12 @@ def check_cluster(config: Config) -> None:
 def check_exposure(config: Config) -> None:
     """An open node listens on loopback only, unless told otherwise. Raises ConfigError."""
     listen = config.listen
-    if config.access.policy == "open" and not listen.allow_remote_open and not is_loopback(listen.address):
-        raise ConfigError(
-            f"[listen] address: {listen.address} can be reached from other machines and [access] policy is open: "
-            "anybody could write and delete. Listen on 127.0.0.1, or set [listen] allow_remote_open = true"
-        )
+    if config.access.policy != "open" or listen.allow_remote_open:
+        return
+    for key, could in (("address", "write and delete"), ("admin", "see what the node does")):
+        address = getattr(listen, key)
+        if not is_loopback(address):
+            raise ConfigError(
+                f"[listen] {key}: {address} can be reached from other machines and [access] policy is open: "
+                f"anybody could {could}. Listen on 127.0.0.1, or set [listen] allow_remote_open = true"
+            )

@@ -6,6 +6,7 @@ The configuration travels in it, as parsed: a child never reads the file, which 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,7 @@ from node.config import Config
 
 KEEPER_SOCKET = "keeper.sock"
 METRICS_FOLDER = "metrics"
+SUPERSEDED = signal.SIGUSR1  # to a gateway in whose place others serve: end as at SIGTERM, but the node goes on
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

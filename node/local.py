@@ -26,7 +26,7 @@ from pathlib import Path
 from consensus import clock
 from consensus.errors import InvalidName
 from consensus.names import Region
-from node.config import split_address
+from node.config import ConfigError, load, split_address
 
 STARTED_REGIONS = 1  # the others wait for the consensus engine: without it they would be registries of their own
 DEFAULT_REGIONS = "eu,us,ap"
@@ -140,6 +140,7 @@ class LocalRegion:
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with self.folder.turn(clock.monotonic() + STOP_SECONDS + KILL_SECONDS):
             if self.folder.supervisor() is not None:
+                self._require_same_ports()
                 return None
             _await_free(self.address, self.admin)
             _replace(self.folder.config_file, self._configuration())
@@ -158,6 +159,15 @@ class LocalRegion:
             return False
         finally:
             connection.close()
+
+    def _require_same_ports(self) -> None:
+        with contextlib.suppress(OSError, ConfigError):
+            runs_at = load(self.folder.config_file, {}).listen
+            if (runs_at.address, runs_at.admin) != (self.address, self.admin):
+                raise LocalError(
+                    f"region {self.name} runs already, at {runs_at.address} and not at {self.address}: stop it first, "
+                    "or set REGIONS and BASE_PORT as they were"
+                )
 
     def _configuration(self) -> str:
         return f"""\

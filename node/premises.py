@@ -22,6 +22,7 @@ from node.launch import KEEPER_SOCKET, METRICS_FOLDER
 BACKLOG = 4096
 WAIT_SECONDS = 10.0
 MAX_SOCKET_PATH_BYTES = 100
+MAX_DATA_PATH_BYTES = 440  # SQLite takes paths of 512, and its files lie below
 
 _POLL_SECONDS = 0.05
 
@@ -45,6 +46,8 @@ def occupied(config: Config) -> Iterator[Premises]:
     """Everything a node needs before it starts processes; given back behind the block. Raises PremisesRefused,
     IdentityRefused, ConfigError, OSError."""
     check_exposure(config)
+    if len(os.fsencode(os.path.realpath(config.data))) > MAX_DATA_PATH_BYTES:
+        raise PremisesRefused(f"{config.data}: the path of the data folder has at most {MAX_DATA_PATH_BYTES} bytes")
     with contextlib.ExitStack() as stack:
         make_folder(config.data)
         stack.enter_context(_locked(config.data / "lock"))
@@ -95,11 +98,11 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def runtime_folder(config: Config) -> Path:
-    """As configured; else `<data>/run`; else, where a socket's path would be too long, one under /tmp."""
+    """As configured; else `<data>/run`; else, where a socket cannot have such a path, one under /tmp."""
     if config.node.runtime:
         return Path(config.node.runtime)
     folder = config.data / "run"
-    if len(os.fsencode(folder / KEEPER_SOCKET)) <= MAX_SOCKET_PATH_BYTES:
+    if _holds_sockets(folder):
         return folder
     name = hashlib.sha256(os.fsencode(config.data)).hexdigest()[:16]
     # Not tempfile's folder: it has to be found again, and it is checked to be ours alone.
@@ -113,8 +116,16 @@ def _prepare_runtime(folder: Path) -> None:
         raise PremisesRefused(f"{folder} has to be a folder of the user that runs the node")
     folder.chmod(0o700)
     (folder / KEEPER_SOCKET).unlink(missing_ok=True)
-    if len(os.fsencode(folder / KEEPER_SOCKET)) > MAX_SOCKET_PATH_BYTES:
-        raise PremisesRefused(f"{folder}: the path of a socket has at most {MAX_SOCKET_PATH_BYTES} bytes")
+    if not _holds_sockets(folder):
+        raise PremisesRefused(
+            f"{folder}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes, none of them a comma"
+        )
+
+
+def _holds_sockets(folder: Path) -> bool:
+    """gRPC takes a comma, however it is written, for the end of one address and the start of the next."""
+    path = os.fsencode(folder / KEEPER_SOCKET)
+    return len(path) <= MAX_SOCKET_PATH_BYTES and b"," not in path
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -145,7 +146,7 @@ async def serve_keeper(keeper: Keeper, socket: Path) -> AsyncIterator[None]:
     server = grpc.aio.server(options=[*_BOUNDS, *_PENDING])
     server.add_generic_rpc_handlers((_Service(keeper).handler(),))
     try:
-        server.add_insecure_port(f"unix:{socket}")
+        server.add_insecure_port(_uri(socket))
     except RuntimeError as error:
         raise OSError(f"cannot listen on {socket}: {error}") from error
     await server.start()
@@ -160,7 +161,7 @@ class KeeperClient:
 
     def __init__(self, socket: Path, *, call_seconds: float = CALL_SECONDS) -> None:
         self._call_seconds = call_seconds
-        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=[*_BOUNDS, *_RECONNECT])
+        self._channel = grpc.aio.insecure_channel(_uri(socket), options=[*_BOUNDS, *_RECONNECT])
         names = ("Enrol", "Propose", "Barrier", "Status")
         self._calls = {name: self._channel.unary_unary(f"/{SERVICE}/{name}", None, None) for name in names}
 
@@ -206,6 +207,11 @@ class KeeperClient:
                 raise InvalidCommand(value)
             case _:
                 raise LogUnavailable(value)
+
+
+def _uri(socket: Path) -> str:
+    """gRPC reads an address as a URI: what a path may hold (% ? # , and more) would mean something else there."""
+    return f"unix:{quote(os.fsencode(socket))}"
 
 
 def _pack(values: object) -> bytes:

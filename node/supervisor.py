@@ -25,8 +25,9 @@ from node import telemetry
 from node.children import Kept, Program
 from node.config import Config, ConfigError
 from node.identity import IdentityRefused
-from node.launch import METRICS_FOLDER, Launch
+from node.launch import METRICS_FOLDER, SUPERSEDED, Launch
 from node.premises import Premises, PremisesRefused, address_of, occupied
+from node.tls import TlsRefused, tls_of
 
 MAX_DRAIN_SECONDS = 24.0  # with what follows: 30 s in all
 DRAIN_MARGIN_SECONDS = 1.0
@@ -45,11 +46,12 @@ def run(config: Config, config_path: Path | None) -> int:
     """Runs the node until SIGTERM; returns the exit status: 0, or 1 if it cannot start, which is logged."""
     telemetry.configure_logging("supervisor", config.telemetry)
     try:
+        tls_of(config.listen)
         with occupied(config) as premises:
             variables = telemetry.prepare_metrics(premises.runtime / METRICS_FOLDER)
             environment = {**configuration.environment(), **variables, **_QUIET}
             asyncio.run(Supervisor(config, config_path, premises, environment).serve())
-    except (PremisesRefused, IdentityRefused, ConfigError, OSError) as error:
+    except (PremisesRefused, IdentityRefused, ConfigError, TlsRefused, OSError) as error:
         log.error("node_refused", extra={"reason": str(error)})  # noqa: TRY400
         return 1
     return 0
@@ -88,8 +90,7 @@ class Supervisor:
             await self._drain()
 
     async def _announce(self, kept: Sequence[Kept]) -> None:
-        for each in kept:
-            await each.ready.wait()
+        await _ready(kept)
         addresses = {"registry": address_of(self._premises.registry), "admin": address_of(self._premises.admin)}
         log.info("node_serving", extra=addresses)
 
@@ -152,15 +153,16 @@ class Supervisor:
         await self._keeper.stop(KEEPER_STOP_SECONDS)
         log.info("node_stopped")
 
-    async def _stop_gateways(self, gateways: Sequence[Kept]) -> None:
+    async def _stop_gateways(self, gateways: Sequence[Kept], request: signal.Signals = signal.SIGTERM) -> None:
         seconds = min(self._config.supervisor.drain_seconds, MAX_DRAIN_SECONDS) + DRAIN_MARGIN_SECONDS
-        await asyncio.gather(*(gateway.stop(seconds) for gateway in gateways))
+        await asyncio.gather(*(gateway.stop(seconds, request) for gateway in gateways))
 
     async def _reload_once(self) -> None:
         try:
             fresh = configuration.load(self._config_path, configuration.environment())
-        except ConfigError as error:
-            log.error("reload_refused", extra={"reason": str(error)})  # noqa: TRY400
+            tls_of(fresh.listen)
+        except (ConfigError, TlsRefused) as error:
+            log.error("reload_refused", extra={"reason": f"{error}; the old gateways go on"})  # noqa: TRY400
             return
         fresh, waiting = _pinned(fresh, self._config)
         if waiting:
@@ -173,7 +175,7 @@ class Supervisor:
         telemetry.configure_logging("supervisor", fresh.telemetry)
         old, self._gateways = self._gateways, gateways
         before, self._config = self._config, fresh
-        self._tasks.create_task(self._stop_gateways(old))
+        self._tasks.create_task(self._stop_gateways(old, SUPERSEDED))
         if any(getattr(before, section) != getattr(fresh, section) for section in _KEEPERS):
             await self._keeper.stop(KEEPER_STOP_SECONDS)
             self._keeper = self._keep_keeper(fresh)
@@ -181,13 +183,17 @@ class Supervisor:
 
     async def _all_ready(self, kept: Sequence[Kept]) -> bool:
         """Whether all are ready in time; not if one dies before, or the node is to end."""
-        ready = asyncio.gather(*(each.ready.wait() for each in kept))
         try:
             async with asyncio.timeout(RELOAD_SECONDS):
-                await _first(ready, self._stopping.wait(), *(each.died.wait() for each in kept))
+                await _first(_ready(kept), self._stopping.wait(), *(each.died.wait() for each in kept))
         except TimeoutError:
             return False
         return all(each.ready.is_set() for each in kept)
+
+
+async def _ready(kept: Sequence[Kept]) -> None:
+    for each in kept:
+        await each.ready.wait()
 
 
 async def _first(*waits: Awaitable[object]) -> None:

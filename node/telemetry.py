@@ -79,7 +79,8 @@ class Metrics:
 
 @cache
 def metrics() -> Metrics:
-    """The metrics of this process. Where their files cannot be made they are kept by the process alone."""
+    """The metrics of this process. Where their files cannot be made they are kept by the process alone; that is decided
+    here, so this comes before anything that imports prometheus_client, which looks for the variable at its import."""
     folder = config.environment().get(_FOLDER)
     if folder:
         try:
@@ -91,11 +92,14 @@ def metrics() -> Metrics:
 
 
 def prepare_metrics(folder: Path) -> dict[str, str]:
-    """Makes the folder of the metrics, empty. The supervisor calls it before anything else of this module and hands
-    the variables that it returns to every process it starts. Raises OSError."""
+    """Makes the folder of the metrics, empty but for the caller's own files: it will count when others die, and that
+    may be because the disk is full. The supervisor calls it before anything else of this module and hands the variables
+    that it returns to every process it starts. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in folder.glob("*.db"):
         file.unlink()
+    with contextlib.suppress(OSError):  # then `metrics` finds the same, and says so
+        _allocate(folder, os.getpid())
     config.export(_FOLDER, str(folder))
     return {_FOLDER: str(folder)}
 
@@ -103,6 +107,7 @@ def prepare_metrics(folder: Path) -> dict[str, str]:
 def child_ended(pid: int) -> None:
     """Adds the counts of a process that is no more to those of its predecessors and drops its gauges, so that restarts
     cost no space and take nothing back. Called by the supervisor only."""
+    metrics()
     folder = config.environment().get(_FOLDER)
     if not folder:
         return
@@ -116,10 +121,10 @@ def child_ended(pid: int) -> None:
 
 def render_metrics() -> tuple[bytes, str]:
     """The metrics of the whole node as (body, content type). Blocks for a few milliseconds."""
+    metrics()
     from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
     from prometheus_client.multiprocess import MultiProcessCollector
 
-    metrics()
     name = config.environment().get(_FOLDER)
     if not name:
         return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

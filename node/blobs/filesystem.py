@@ -27,6 +27,7 @@ from replication.stores import BlobNotFound, StoreFailed, StoreFull, StoreRefuse
 WARM_READ_BYTES = 1024 * 1024  # the longest read that is tried on the event loop
 _THREADS = 8
 _SHARDS = tuple(f"{number:02x}" for number in range(256))
+_MARK = "STORE"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_WARM = {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _OPEN_BLOB = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -99,6 +100,11 @@ class FilesystemStore:
         with disk_errors(f"opening the blob store in {folder}"):
             _prepare(folder, store_id)
         return cls(folder, store_id, free_bytes)
+
+    @staticmethod
+    def is_made(folder: Path) -> bool:
+        """Whether `at` has ever returned for this folder. Blocks."""
+        return (folder / _MARK).exists()
 
     def close(self) -> None:
         """Waits for the work under way and ends the threads. Idempotent."""
@@ -255,12 +261,16 @@ def _confirm(path: Path, size_bytes: int) -> bool:
 
 def _prepare(folder: Path, store_id: StoreId) -> None:
     """Makes and syncs the folders, then the mark that says that this is done and whose store it is."""
-    mark = folder / "STORE"
+    mark = folder / _MARK
     with suppress(FileNotFoundError):
         found = mark.read_text("ascii", "replace").strip()
         if found != store_id:
-            raise StoreRefused(f"{folder} holds the blobs of store {found or '(empty mark)'}, not of {store_id}")
-        return
+            raise StoreRefused(
+                f"{folder} holds the blobs of store {found or '(empty mark)'}, not of {store_id}: put this node's own "
+                f"blobs there (is the right disk mounted?); if these are they, write {store_id} into {mark}"
+            )
+        if (folder / ALGORITHMS[-1] / _SHARDS[-1]).is_dir():
+            return  # else an operator has put the mark there
     folder.mkdir(parents=True, exist_ok=True)
     for algorithm in ALGORITHMS:
         for shard in _SHARDS:
@@ -272,7 +282,7 @@ def _prepare(folder: Path, store_id: StoreId) -> None:
 
 
 def _write_mark(mark: Path, store_id: StoreId) -> None:
-    temporary = mark.with_name(f"STORE.{entropy.new_uuid()}")
+    temporary = mark.with_name(f"{_MARK}.{entropy.new_uuid()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:

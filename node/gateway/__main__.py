@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import sqlite3
-import ssl
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,22 +19,24 @@ import uvloop
 
 from consensus import generation
 from consensus.errors import StateRefused
+from consensus.names import StoreId
 from consensus.proposer import Proposer
 from consensus.views import Views
 from node import telemetry
-from node.admin import Health, Storage, create_admin
+from node.admin import OK, Health, Storage, create_admin
 from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
 from node.gateway.app import create_app
 from node.gateway.housekeeping import keep_house
-from node.gateway.server import HttpServer, tls_context
+from node.gateway.server import HttpServer
 from node.identity import Identity, IdentityRefused
-from node.launch import Launch
+from node.launch import SUPERSEDED, Launch
 from node.registry import Registry
 from node.rpc import KeeperClient
+from node.tls import TlsRefused, tls_of
 from node.tokens import UploadTokens
-from replication.stores import StoreError
+from replication.stores import StoreError, StoreRefused
 
 ADMIN_LIMITS = Limits(connections=256, url_bytes=1024, header_bytes=16384, header_count=64, body_stall_seconds=10.0)
 ADMIN_DRAIN_SECONDS = 2.0
@@ -46,11 +47,14 @@ log = logging.getLogger("node.gateway")
 
 
 async def serve(launch: Launch) -> None:
-    """Until SIGTERM, and then until what is under way has ended. Raises StoreError, StateRefused, IdentityRefused,
-    OSError, sqlite3.Error."""
+    """Until SIGTERM, or SUPERSEDED once others have taken over, and then until what is under way has ended. Raises
+    TlsRefused, StoreError, StateRefused, IdentityRefused, OSError, sqlite3.Error."""
     config = launch.config
-    stopping = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    tls = tls_of(config.listen)
+    stopping, superseded = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(SUPERSEDED, superseded.set)
     async with AsyncExitStack() as stack:
         keeper = KeeperClient(launch.keeper_socket)
         stack.push_async_callback(keeper.close)
@@ -64,13 +68,18 @@ async def serve(launch: Launch) -> None:
         observer = telemetry.RequestObserver(launch.name, config.telemetry)
         stack.callback(observer.close)
         app = create_app(registry, config=config, observe=observer)
-        server = HttpServer(app, _limits(config), tls=_tls(config))
+        server = HttpServer(app, _limits(config), tls=tls)
         await server.start(socket.socket(fileno=launch.registry_descriptor))
         gc.collect()
         gc.freeze()  # what is here stays: the collector need not look at it again
+        health.registry = OK
         launch.report_ready()
         log.info("gateway_serving")
-        await stopping.wait()
+        await _first(stopping, superseded)
+        if superseded.is_set():
+            admin.stop_accepting()  # what this one would say is not true of the node any more
+        else:
+            health.registry = "drains"
         clean = await server.drain(config.supervisor.drain_seconds)
         log.info("gateway_stopped", extra={"clean": clean})
 
@@ -81,8 +90,10 @@ async def _open_registry(
     """None if the process is to end before there is a state to read."""
     config = launch.config
     identity = Identity.load_or_create(config.data)
+    folder = config.data / "blobs"
+    await asyncio.to_thread(_require_blobs, folder, config.data / "state", identity.store_id)
     blobs = await asyncio.to_thread(
-        FilesystemStore.at, config.data / "blobs", store_id=identity.store_id, free_bytes=config.limits.free_bytes
+        FilesystemStore.at, folder, store_id=identity.store_id, free_bytes=config.limits.free_bytes
     )
     stack.callback(blobs.close)
     uploads = FilesystemUploads.open(config.data / "uploads", blobs, incarnation=launch.incarnation)
@@ -103,6 +114,19 @@ async def _open_registry(
     )
 
 
+def _require_blobs(folder: Path, state: Path, store_id: StoreId) -> None:
+    """A store that has held blobs is not begun anew where they should be. Raises StoreRefused, and what Views does."""
+    if FilesystemStore.is_made(folder) or generation.current(state) is None:
+        return
+    with contextlib.closing(Views(state)) as views:
+        # Looked at again: it may just have been made by the first gateway of a new node, and have held its first blob.
+        if views.has_store(store_id) and not FilesystemStore.is_made(folder):
+            raise StoreRefused(
+                f"the blobs of this node are not in {folder}: is their disk mounted? Put them back. If they are lost, "
+                f"write {store_id} into {folder / 'STORE'} to serve what is pushed from now on"
+            )
+
+
 async def _open_views(folder: Path, stopping: asyncio.Event) -> Views | None:
     """The keeper makes the state when it first starts."""
     while generation.current(folder) is None:
@@ -112,6 +136,13 @@ async def _open_views(folder: Path, stopping: asyncio.Event) -> Views | None:
                 await stopping.wait()
                 return None
     return Views(folder)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
@@ -129,18 +160,13 @@ def _limits(config: Config) -> Limits:
     return msgspec.structs.replace(config.limits, connections=connections)
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
-    listen = config.listen
-    return tls_context(Path(listen.tls_certificate), Path(listen.tls_key)) if listen.tls_certificate else None
-
-
 def main() -> None:
     """The process."""
     launch = Launch.receive()
     telemetry.configure_logging(launch.name, launch.config.telemetry)
     try:
         uvloop.run(serve(launch))
-    except (StoreError, StateRefused, IdentityRefused, OSError, sqlite3.Error) as error:
+    except (TlsRefused, StoreError, StateRefused, IdentityRefused, OSError, sqlite3.Error) as error:
         log.critical("gateway_refused", extra={"error": type(error).__name__, "reason": str(error)})
         sys.exit(1)
 

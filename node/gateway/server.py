@@ -8,7 +8,6 @@ import ssl
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from functools import partial
-from pathlib import Path
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any
 
@@ -66,9 +65,7 @@ class HttpServer:
         still arrive. Returns whether all ended within `seconds`; the others are cut off."""
         loop = asyncio.get_running_loop()
         self.draining_since = loop.time()
-        self._stop_accepting()
-        if self._listener:
-            self._listener.close()
+        self.stop_accepting()
         if self._timer:
             self._timer.cancel()
         while (self.connections or self.exchanges or self._opening) and loop.time() - self.draining_since < seconds:
@@ -83,6 +80,13 @@ class HttpServer:
             connection.abort()
         await asyncio.sleep(0)
         return clean
+
+    def stop_accepting(self) -> None:
+        """Leaves new connections to the others that have the socket; goes on with those that are open. Idempotent."""
+        self._stop_accepting()
+        if self._listener:
+            self._listener.close()
+            self._listener = None
 
     # One connection a wake-up: the gateways that share the socket wake together, and each gets its share. (A loop's own
     # server takes all that wait, and with them all the work of a benchmark, or of one busy client.)
@@ -138,12 +142,3 @@ class HttpServer:
         now = asyncio.get_running_loop().time()
         for connection in list(self.connections):
             connection.check(now)
-
-
-def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """For a listener: TLS 1.2 or newer. Raises ssl.SSLError, OSError."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(certificate, key)
-    return context

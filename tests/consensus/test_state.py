@@ -1,6 +1,7 @@
 """Opening, refusing, committing and surviving: what the state promises beside what commands do (see the scenarios)."""
 
 import hashlib
+import os
 import re
 import resource
 import shutil
@@ -128,7 +129,16 @@ def test_a_file_that_is_no_state_is_refused(folder: Path, content: bytes) -> Non
     (folder / "CURRENT").write_text("db-3.sqlite\n")
     (folder / "db-3.sqlite").write_bytes(content)
     for open_it in (lambda: State.open(folder, "cluster"), lambda: Views(folder)):
-        with pytest.raises(StateRefused, match="not a state database"):
+        with pytest.raises(StateRefused, match=r"db-3\.sqlite is damaged, or not a state database.*rebuilt"):
+            open_it()
+
+
+def test_a_state_that_was_cut_off_is_refused_with_advice(folder: Path, state: State) -> None:
+    state.checkpoint()
+    state.close()
+    os.truncate(folder / "db-1.sqlite", 4096)
+    for open_it in (lambda: State.open(folder, "cluster"), lambda: Views(folder)):
+        with pytest.raises(StateRefused, match=r"db-1\.sqlite is damaged.*malformed.*away to have it rebuilt"):
             open_it()
 
 

@@ -89,6 +89,14 @@ def test_there_are_no_views_before_there_is_a_state(tmp_path: Path) -> None:
         Views(tmp_path / "state")
 
 
+def test_a_store_is_known_from_its_first_blob_on(node: Node) -> None:
+    node.apply(put(APP, b"one", "latest"))
+    assert not node.views.has_store(StoreId("0" * 32))
+    node.apply(record(APP, b"blob"))
+    assert node.views.has_store(StoreId("0" * 32))
+    assert not node.views.has_store(StoreId("1" * 32))
+
+
 def test_tags_and_digests_resolve_in_their_repository_only(node: Node) -> None:
     index = node.apply(put(APP, b"one", "latest"), put(OTHER, b"one", media_type=OCI_INDEX))
     view = ManifestView(digest_of(b"one"), OCI_MANIFEST, 3, index - 1)

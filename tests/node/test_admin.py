@@ -9,7 +9,7 @@ from consensus.replica import Replica
 from consensus.solo import SoloLog
 from consensus.state import State
 from consensus.views import Views
-from node.admin import Health, Storage, create_admin
+from node.admin import OK, Health, Storage, create_admin
 from node.blobs.memory import MemoryStore, MemoryUploads
 from node.config import Config, Limits, Node
 from node.launch import Launch
@@ -44,7 +44,12 @@ async def test_a_node_without_state_and_keeper_lives_and_is_not_ready(tmp_path: 
         assert (await client.get("/livez")).status_code == 200
         answer = await client.get("/readyz")
         assert answer.status_code == 503
-        assert answer.json() == {"state": "cannot be read", "keeper": "does not answer", "store": "ok"}
+        assert answer.json() == {
+            "registry": "does not serve yet",
+            "state": "cannot be read",
+            "keeper": "does not answer",
+            "store": "ok",
+        }
         report = (await client.get("/meridian/v1/status")).json()
         assert (report["region"], report["applied"], report["keeper_pid"], report["uploads"]) == (
             "eu",
@@ -67,6 +72,9 @@ async def test_a_node_with_state_and_keeper_is_ready_even_if_its_disk_is_full(tm
             asking(launch) as (health, client),
         ):
             health.storage = storage
+            answer = await client.get("/readyz")
+            assert (answer.status_code, answer.json()["registry"]) == (503, "does not serve yet")
+            health.registry = OK
             answer = await client.get("/readyz")
             assert answer.status_code == 200
             assert "uploads are refused" in answer.json()["store"]

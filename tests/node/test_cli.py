@@ -169,9 +169,10 @@ def test_check_for_programs(tmp_path: Path) -> None:
 
 
 def test_what_show_prints_is_a_configuration(tmp_path: Path) -> None:
-    text = succeeds(tmp_path, "config", "show", MERIDIAN_NODE_REGION="ap")
+    text = succeeds(tmp_path, "config", "show", MERIDIAN_NODE_REGION="ap", MERIDIAN_NODE_DATA='/\U0001f600ä "\x7f\\')
     (tmp_path / "shown.toml").write_text(text)
-    assert load(tmp_path / "shown.toml", {}).node.region == "ap"
+    shown = load(tmp_path / "shown.toml", {}).node
+    assert (shown.region, shown.data) == ("ap", '/\U0001f600ä "\x7f\\')
     values = json.loads(succeeds(tmp_path, "config", "show", "--json", "--config", "shown.toml"))
     assert values == tomllib.loads(text)
 

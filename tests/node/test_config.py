@@ -88,6 +88,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ('[node]\nregion = "EU"', "[node] region: expected text like [a-z][a-z0-9-]{0,31}, got 'EU'"),
         ('[node]\nregion = "eu\\n"', "[node] region: expected text like"),
         ('[node]\ngateways = "2"', "[node] gateways: expected a whole number at least 0 and at most 256, got '2'"),
+        ('[node]\ndata = "a\\u0000b"', "[node] data: expected a path in UTF-8 without NUL"),
         ("[node]\ngateways = 257", "expected a whole number at least 0 and at most 256"),
         ("[supervisor]\ndrain_seconds = 30", "[supervisor] drain_seconds: expected a number above 0 and below 30"),
         ("[supervisor]\ndrain_seconds = nan", "[supervisor] drain_seconds: expected a number"),
@@ -102,6 +103,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ("[supervisor]\nrestart_first_seconds = 20", "expected at most restart_most_seconds"),
         ("[log]\nkeep_bytes = 65536", "[log] segment_bytes: expected at most keep_bytes"),
         ('[listen]\naddress = "0.0.0.0:5000"', "can be reached from other machines and [access] policy is open"),
+        ('[listen]\nadmin = "0.0.0.0:5100"', "admin: 0.0.0.0:5100 can be reached from other machines"),
         ('[telemetry]\notlp_endpoint = "collector"', "[telemetry] otlp_endpoint: expected text like"),
     ],
 )
@@ -115,6 +117,7 @@ def test_what_cannot_be_used_is_refused_by_name(file: Path, text: str, message: 
     ("name", "value", "message"),
     [
         ("MERIDIAN_NODE_REGON", "eu", "MERIDIAN_NODE_REGON: no such key; known are region"),
+        ("MERIDIAN_NODE_DATA", "a\udcffb", "MERIDIAN_NODE_DATA: expected text in UTF-8"),
         ("MERIDIAN_NODE_GATEWAYS", "many", "MERIDIAN_NODE_GATEWAYS: expected a whole number"),
         ("MERIDIAN_REGISTRY_DELETE_TAGS", "yes", "MERIDIAN_REGISTRY_DELETE_TAGS: expected true or false, got 'yes'"),
     ],
@@ -123,6 +126,13 @@ def test_a_wrong_variable_is_refused_by_name(name: str, value: str, message: str
     with pytest.raises(ConfigError) as caught:
         load(None, {name: value})
     assert str(caught.value).startswith(message)
+
+
+def test_a_folder_whose_name_is_not_text_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "a\udcffb"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"\[node\] data: expected a path in UTF-8"):
+        load(written(folder / "meridian.toml", "[node]"), {})
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(file: Path) -> None:

@@ -246,6 +246,14 @@ def test_start_and_stop(machine: Machine) -> None:
     assert machine.local("stop", "eu") == "region eu: was not running\n"
 
 
+def test_a_region_that_runs_on_other_ports_is_not_taken_for_ours(machine: Machine) -> None:
+    machine.local("start", "eu")
+    for command in (["start", "eu"], ["up"]):
+        error = machine.local(*command, code=1, BASE_PORT=str(machine.base_port + 3))
+        assert f"runs already, at 127.0.0.1:{machine.base_port + 1} and not at" in error
+    assert machine.status()["eu"]["ready"]
+
+
 def test_a_region_that_does_not_start_shows_the_end_of_its_log(machine: Machine) -> None:
     broken = {"MERIDIAN_LOG_KEEP_BYTES": "few"}
     for command in (["start", "eu"], ["up"]):

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from consensus.state import State
 from node.config import Config, Listen, Node
-from node.premises import MAX_SOCKET_PATH_BYTES, PremisesRefused, address_of, occupied, runtime_folder
+from node.premises import (
+    MAX_DATA_PATH_BYTES,
+    MAX_SOCKET_PATH_BYTES,
+    PremisesRefused,
+    address_of,
+    occupied,
+    runtime_folder,
+)
 
 
 def configuration(data: Path, runtime: str = "", address: str = "127.0.0.1:0") -> Config:
@@ -41,10 +49,24 @@ def test_sockets_move_where_their_path_is_short_enough(tmp_path: Path) -> None:
     assert folder == runtime_folder(configuration(data))
     assert folder != runtime_folder(configuration(data / "other"))
     assert runtime_folder(configuration(data, str(tmp_path))) == tmp_path
+    assert runtime_folder(configuration(Path("/a,b"))).parent == Path("/tmp")
 
 
-def test_a_runtime_folder_with_too_long_a_path_is_refused(tmp_path: Path) -> None:
-    config = configuration(tmp_path, str(tmp_path / ("d" * MAX_SOCKET_PATH_BYTES)))
+def test_a_data_folder_with_a_path_too_long_for_its_database_is_refused(tmp_path: Path) -> None:
+    longest = tmp_path / ("a" * 200)
+    longest /= "b" * (MAX_DATA_PATH_BYTES - len(os.fsencode(longest)) - 1)
+    with occupied(configuration(longest)):
+        State.open(longest / "state", "c" * 32).close()
+    with (
+        pytest.raises(PremisesRefused, match="at most"),
+        occupied(configuration(longest.with_name(longest.name + "b"))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["d" * MAX_SOCKET_PATH_BYTES, "a,b"])
+def test_a_runtime_folder_whose_path_a_socket_cannot_have_is_refused(tmp_path: Path, name: str) -> None:
+    config = configuration(tmp_path, str(tmp_path / name))
     with pytest.raises(PremisesRefused, match="at most"), occupied(config):
         pass
 

@@ -91,6 +91,16 @@ async def test_calls_and_answers(tmp_path: Path) -> None:
         assert status == KeeperStatus(pid=status.pid, applied=41, commit=42, first=3)
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a?b#c", "a:b;c", "a b&c=d", "ä\udcff", "a\\b"])
+@on_uvloop
+async def test_a_socket_may_lie_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    socket = tmp_path / name / "s"
+    async with serve_keeper(Scripted(done), socket), client_of(socket) as client:
+        assert await client.barrier() == 42
+        assert socket.is_socket()
+
+
 @pytest.mark.parametrize("error", [LogFull("full"), LogUnavailable("away"), InvalidCommand("bad")])
 @on_uvloop
 async def test_failures_arrive_as_what_they_were(tmp_path: Path, error: Exception) -> None:

@@ -1,13 +1,13 @@
 import asyncio
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from node.config import Limits
 from node.gateway.connection import MAX_PIPELINED
-from node.gateway.server import tls_context
+from node.tls import tls_context
+from tests.node.certificates import make_certificate
 from tests.node.http_server import GET, Client, on_uvloop, post, serving, until
 
 # What clients do
@@ -292,11 +292,7 @@ async def test_draining_cuts_off_what_takes_too_long() -> None:
 @on_uvloop
 async def test_tls(tmp_path: Path) -> None:
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
-    await asyncio.to_thread(
-        subprocess.run, [*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True
-    )
+    await asyncio.to_thread(make_certificate, certificate, key)
     trust = ssl.create_default_context(cafile=str(certificate))
     async with serving(tls=tls_context(certificate, key), client_tls=trust) as service:
         async with service.client() as client:

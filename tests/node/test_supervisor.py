@@ -106,6 +106,9 @@ def test_a_download_under_way_survives_sigterm(node: RunningNode) -> None:
             node.process.terminate()
             node.wait_for("node_draining")
             eventually(lambda: not _accepts(node.port))
+            drains = eventually(lambda: node.admin("/readyz"))
+            assert (drains.status_code, drains.json()["registry"]) == (503, "drains")
+            assert node.admin("/livez").status_code == 200
             received += parts
     assert b"".join(received) == content
     assert node.process.wait(20) == 0
@@ -213,14 +216,12 @@ def test_a_configuration_that_is_wrong_changes_nothing(node: RunningNode) -> Non
 
 def test_gateways_that_cannot_serve_do_not_replace_those_that_do(node: RunningNode) -> None:
     before = set(node.children())
-    node.config_file.write_text(
-        node.config_file.read_text().replace(
-            "[listen]", f'[listen]\ntls_certificate = "{node.config_file}"\ntls_key = "x"'
-        )
-    )
+    identity = node.folder / "data" / "identity"
+    identity.rename(identity.with_name("away"))
     node.signal(signal.SIGHUP)
     assert "go on" in node.wait_for("reload_refused")["reason"]
     eventually(lambda: set(node.children()) == before)
+    assert not node.events("message")
     with node.client() as client:
         push_image(client, "v1")
 
@@ -309,3 +310,22 @@ def test_blobs_of_another_store_are_refused(tmp_path: Path) -> None:
         assert node.wait_for("gateway_refused")["error"] == "StoreRefused"
     finally:
         node.kill()
+
+
+def test_blobs_that_are_gone_are_not_begun_anew(node: RunningNode) -> None:
+    with node.client() as client:
+        push_image(client, "v1")
+    node.stop()
+    blobs = node.folder / "data" / "blobs"
+    blobs.rename(node.folder / "away")
+    blobs.mkdir()  # as where a disk is not mounted
+    node.start(wait=False)
+    refused = node.wait_for("gateway_refused")
+    assert (refused["error"], "is their disk mounted?" in refused["reason"]) == ("StoreRefused", True)
+    assert node.stop() == 0
+    assert list(blobs.iterdir()) == []
+    blobs.rmdir()
+    (node.folder / "away").rename(blobs)
+    node.start()
+    with node.client() as client:
+        assert client.get("/v2/team/app/manifests/v1").status_code == 200

@@ -256,7 +256,7 @@ def test_preparing_empties_the_folder_and_names_it_for_the_children(tmp_path: Pa
     (tmp_path / "counter_1.db").write_bytes(b"left by a previous run")
     out = script(f"print(prepare_metrics(Path({str(tmp_path)!r}))['PROMETHEUS_MULTIPROC_DIR'])", tmp_path / "unused")
     assert out.strip() == str(tmp_path)
-    assert not list(tmp_path.glob("*.db"))
+    assert not (tmp_path / "counter_1.db").exists()
 
 
 def test_files_have_their_blocks_from_the_start(tmp_path: Path) -> None:
@@ -270,6 +270,27 @@ def test_files_have_their_blocks_from_the_start(tmp_path: Path) -> None:
 def test_a_process_that_cannot_make_the_files_counts_for_itself(tmp_path: Path) -> None:
     out = script("metrics().trims.inc()\nprint(render_metrics()[0].decode())", tmp_path / "is" / "not" / "there")
     assert sample(out.encode(), "meridian_log_trims_total") == 1
+
+
+FULL = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+BEAR = """
+import os
+if (pid := os.fork()) == 0:
+    metrics().trims.inc()
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("full_from_the_start", [False, True])
+def test_a_supervisor_counts_the_dead_though_the_disk_is_full(full_from_the_start: bool, tmp_path: Path) -> None:
+    prepare = f"prepare_metrics(Path({str(tmp_path)!r}))\n"
+    before = FULL + prepare + BEAR if full_from_the_start else prepare + BEAR + FULL
+    out = script(
+        before + "child_ended(pid)\nmetrics().restarts.labels('keeper').inc()\nprint(render_metrics()[0].decode())",
+        tmp_path,
+    )
+    assert sample(out.encode(), 'meridian_process_restarts_total{process="keeper"}') == 1
 
 
 # --- traces ---

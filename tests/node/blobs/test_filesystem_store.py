@@ -80,6 +80,15 @@ def test_a_folder_half_made_is_completed(files: FileStores) -> None:
     assert len(list((files.data / "blobs").glob("sha*/*"))) == 512
 
 
+def test_a_folder_that_an_operator_marked_is_completed(files: FileStores) -> None:
+    (files.data / "blobs").mkdir()
+    assert not FilesystemStore.is_made(files.data / "blobs")
+    (files.data / "blobs" / "STORE").write_text(STORE_ID)
+    files.store()
+    assert FilesystemStore.is_made(files.data / "blobs")
+    assert len(list((files.data / "blobs").glob("sha*/*"))) == 512
+
+
 def test_what_is_no_folder_is_refused(files: FileStores) -> None:
     (files.data / "blobs").write_text("in the way")
     with pytest.raises(StoreFailed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from consensus.errors import LogFull
 from consensus.raft.guarded import FOLLOWER, Guarded
 from consensus.raft.journal import KINDS, NO_OP, RaftEntry
 from consensus.raft.links import Message
@@ -31,7 +32,11 @@ class Following(Guarded):
     def acknowledge(self) -> None:
         """Syncs what has been received and says so; one sync for all messages since the last call."""
         acks, self._acks = self._acks, []  # none is sent if the sync fails
-        self.journal.flush()
+        try:
+            self.journal.flush()
+        except LogFull:
+            self._known_commit = self.commit  # what has been received is forgotten
+            raise
         self._raise_commit()
         for peer, ack in acks:
             # One of an older term would speak of entries that may have been cut since.

@@ -178,6 +178,18 @@ def test_what_could_not_be_written_is_neither_acknowledged_nor_committed_later(f
     assert follower.rig.commits["b"] == [3]
 
 
+def test_a_leader_without_its_entries_learns_how_far_it_agrees_for_certain(follower: Follower) -> None:
+    """Its newest entries may be more than that leader has: it could not make sense of them."""
+    follower.receive(follower.entries((1, 0), ("x", 1), ("y", 1), ("z", 1), commit=2))
+    heading = {"type": "append_entries", "term": 2, "commit_index": 90, "round": 1, "number": 9}
+    (answer,) = follower.receive(heading, sender="c")
+    assert follower.core.snapshot_from == "c"
+    assert (answer["success"], answer["reset"], answer["next_node_idx"]) == (False, True, 3)
+    assert follower.core.commit == 2
+    follower.receive(follower.entries((2, 1), ("new", 2), term=2), sender="c")
+    assert follower.core.snapshot_from is None
+
+
 def test_a_snapshot_in_force_takes_the_place_of_a_log_that_differs(follower: Follower) -> None:
     follower.receive(follower.entries((1, 0), ("x", 1), ("y", 1)))
     follower.member.restart(2, 1)

@@ -56,7 +56,7 @@ class Journal:
         try:
             hard = HardState.open(folder)
             base, term = hard.stored.base
-            if wal.commit < base <= applied:
+            if base <= applied and not _reaches(wal, base, term):
                 _restart(wal, base, term)  # a crash came between putting a snapshot in force and this
             _check_reach(folder, wal.commit, applied)
             return cls(wal, hard)
@@ -242,6 +242,14 @@ class Journal:
 def _restart(wal: Wal, base: int, term: int) -> None:
     wal.reset(base)
     wal.append([_TERM.pack(term) + NO_OP])
+
+
+def _reaches(wal: Wal, base: int, term: int) -> bool:
+    """Whether the log has that entry, or has been trimmed since behind it. It may be longer and have another one there,
+    of a leader that died."""
+    if not wal.first <= base <= wal.commit:
+        return base < wal.first
+    return decode(base, wal.read(base - 1)[0].payload)[2] == term
 
 
 def _check_reach(folder: Path, last: int, applied: int) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.errors import LogFull, LogUnavailable, StateRefused
+from consensus.log import MAX_PAYLOAD_BYTES
 from consensus.raft import journal as journal_module
 from consensus.raft.journal import NO_OP, REGULAR, Journal, RaftEntry
 from consensus.wal import Wal
@@ -63,6 +64,25 @@ def test_an_entry_must_follow_the_last(tmp_path: Path) -> None:
         for index in (1, 3):
             with pytest.raises(ValueError, match="cannot follow"):
                 journal.add(NO_OP, index, 1)
+
+
+@pytest.mark.parametrize("term", [-1, 2**64])
+def test_a_term_that_does_not_fit_is_refused_before_it_is_taken(tmp_path: Path, term: int) -> None:
+    with opened(tmp_path) as journal:
+        with pytest.raises(ValueError, match="term"):
+            journal.add(NO_OP, 1, term)
+        fill(journal, 1)
+        journal.flush()
+
+
+def test_an_entry_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.add(REGULAR + bytes(MAX_PAYLOAD_BYTES), 1, 1)
+        with pytest.raises(ValueError, match="bytes"):
+            journal.add(REGULAR + bytes(MAX_PAYLOAD_BYTES + 1), 2, 1)
+        journal.flush()
+    with opened(tmp_path) as journal:
+        assert len(journal[0][0]) == MAX_PAYLOAD_BYTES + 1
 
 
 def test_a_full_disk_takes_what_was_not_synced_and_no_more(tmp_path: Path) -> None:

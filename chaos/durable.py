@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
+from chaos.durable_raft import BasePart, CutPart, VotePart
 from chaos.durable_snapshots import ArchivePart, InstallPart
 from chaos.part import Part, Promise, Tell
 from chaos.volume import SECTOR_BYTES
@@ -332,6 +333,9 @@ class StoreBirthPart(BlobPart):
 PARTS: tuple[Part, ...] = (
     LogPart(),
     TornLogPart(),
+    CutPart(),
+    VotePart(),
+    BasePart(),
     GenerationPart(),
     StatePart(),
     InstallPart(),

@@ -170,25 +170,25 @@ class Wal:
 
     def cut(self, after: int) -> None:
         """Takes back the entries behind `after`, durably, for an engine whose newest entries may not stand. A crash
-        inside it leaves some of them, never a gap. Raises LogUnavailable (the log has failed for good), ValueError
-        when `after` has been trimmed."""
+        inside it leaves some of them, never a gap. Raises LogUnavailable (the log has failed for good), LogCorrupt
+        (nothing was cut), ValueError when `after` has been trimmed."""
         if self._failure is not None:
             raise LogUnavailable(self._failure)
         if after >= self._commit:
             return
-        if after < self.first - 1:
-            raise ValueError(f"entry {after} has been trimmed, the log begins at {self.first}")
-        self._commit = after
-        try:
-            kept = [segment for segment in self._segments if segment.first <= after + 1]
-            segment = _shortened(kept[-1], after)
-            self._drop_segments(self._segments[len(kept) :])
-            self._activate(segment.path)
-            os.ftruncate(self._active, segment.end)
-            disk.sync_data(self._active)
-        except OSError as error:
-            raise self.fail(f"cannot cut the log in {self._folder} back: {error}; it has failed for good") from error
         with self._changing:
+            if after < self.first - 1:
+                raise ValueError(f"entry {after} has been trimmed, the log begins at {self.first}")
+            try:
+                kept = [segment for segment in self._segments if segment.first <= after + 1]
+                segment = _shortened(kept[-1], after)
+                self._commit = after
+                self._drop_segments(self._segments[len(kept) :])
+                self._activate(segment.path)
+                os.ftruncate(self._active, segment.end)
+                disk.sync_data(self._active)
+            except OSError as error:
+                raise self.fail(f"cannot cut the log in {self._folder}: {error}; it has failed for good") from error
             self._segments = (*kept[:-1], segment)
 
     def reset(self, first: int) -> None:
@@ -197,7 +197,8 @@ class Wal:
         if self._failure is not None:
             raise LogUnavailable(self._failure)
         try:
-            self._drop_segments(self._segments)
+            with self._changing:
+                self._drop_segments(self._segments)
         except OSError as error:
             raise self.fail(f"cannot empty the log in {self._folder}: {error}; it has failed for good") from error
         self._commit = first - 1
@@ -319,13 +320,15 @@ def _read_batch(segment: _Segment, after: int, last: int) -> tuple[Entry, ...]:
 
 
 def _shortened(segment: _Segment, last: int) -> _Segment:
-    end = segments.HEADER_BYTES
+    end, reached = segments.HEADER_BYTES, segment.first - 1
     with segment.path.open("rb", buffering=_READ_BYTES) as file:
         for offset, index, payload in segments.read_records(file, segment.salt, segment.offset_before(last + 1)):
             if index > last:
-                end = offset
+                reached, end = index - 1, offset
                 break
-            end = offset + segments.RECORD_BYTES + len(payload)
+            reached, end = index, offset + segments.RECORD_BYTES + len(payload)
+    if reached != last:
+        raise LogCorrupt(segments.damage(segment.path, end, f"the entries up to {last} cannot be read back"))
     marks = [(index, offset) for index, offset in segment.marks if index <= last]
     return _Segment(segment.path, segment.first, segment.salt, last, end, marks)
 

@@ -56,7 +56,7 @@ class Core(Leading, Following, Voting):
 
 
 def _is_term(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 2**63
 
 
 _HANDLERS: dict[str, Callable[[Core, Node, Message], None]] = {

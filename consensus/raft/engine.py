@@ -117,9 +117,10 @@ class RaftLog:
             if after >= self._commit:
                 await self._change()
                 continue
+            commit = self._commit  # what is behind it now may be another entry by the time that it is committed
             found = self._tail.batch(after) if after >= self._member.core.journal.first - 1 else ()
             found = found or await asyncio.to_thread(self._member.core.journal.wal.read, after)
-            batch, after = self._committed(found, after)
+            batch, after = _committed(found, after, commit)
             if batch and not self._closed:
                 yield batch
 
@@ -206,17 +207,6 @@ class RaftLog:
             raise LogUnavailable("the log is closed")
         if self._failure is not None:
             raise LogUnavailable(str(self._failure)) from self._failure
-
-    def _committed(self, found: tuple[Entry, ...], after: int) -> tuple[tuple[Entry, ...], int]:
-        """What readers see of raw entries, and where to go on."""
-        batch: list[Entry] = []
-        for raw in found:
-            if raw.index > self._commit:
-                break
-            after = raw.index
-            command, index, _ = decode(raw.index, raw.payload)
-            batch.append(Entry(index, command[1:], blank=command[:1] != REGULAR))
-        return tuple(batch), after
 
     async def _change(self) -> None:
         watcher: asyncio.Future[None] = self._loop.create_future()
@@ -307,6 +297,18 @@ class RaftLog:
         self._retime_at = at + _RETIME_SECONDS
         measured = [self._transport.round_trip_seconds(peer) for peer in self._peers]
         self._member.core.retime(Timing.for_round_trip(max((each for each in measured if each), default=0.0)))
+
+
+def _committed(found: tuple[Entry, ...], after: int, commit: int) -> tuple[tuple[Entry, ...], int]:
+    """What readers see of raw entries up to `commit`, and where to go on."""
+    batch: list[Entry] = []
+    for raw in found:
+        if raw.index > commit:
+            break
+        after = raw.index
+        command, index, _ = decode(raw.index, raw.payload)
+        batch.append(Entry(index, command[1:], blank=command[:1] != REGULAR))
+    return tuple(batch), after
 
 
 def _tried(work: Callable[[], None]) -> int | LogError:

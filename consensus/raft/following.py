@@ -54,7 +54,8 @@ class Following(Guarded):
         self._follow(node, message["term"])
         if "prevLogIdx" not in message:
             self.snapshot_from = node.id
-            self._answer(node, message, self.journal.last + 1, success=False, reset=True)
+            # The rest may be of a dead leader, and more than this one has.
+            self._answer(node, message, self.commit + 1, success=False, reset=True)
             return
         self.snapshot_from = None
         self._take(node, message, _checked(message["entries"]))

@@ -5,6 +5,7 @@ One small file, replaced as a whole: synced, renamed into place, the folder sync
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from dataclasses import dataclass, replace
@@ -77,10 +78,13 @@ class HardState:
 def _decode(path: Path, content: bytes) -> Stored:
     start = len(_MAGIC) + _CHECKSUM_BYTES
     checksum, body = content[len(_MAGIC) : start], content[start:]
-    if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
-        raise LogCorrupt(
-            f"{path} is damaged: it says for whom this member has voted, and must not be guessed. Let the node rejoin "
-            f"as a new member and copy its data from a peer."
-        )
-    term, voted_for, base = msgpack.unpackb(body, use_list=False, raw=False)
-    return Stored(term, voted_for, base)
+    if content[: len(_MAGIC)] == _MAGIC and zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little") == checksum:
+        # A whole file of another version is no better than a damaged one.
+        with contextlib.suppress(ValueError, TypeError, msgpack.UnpackException):
+            term, voted_for, (base, base_term) = msgpack.unpackb(body, use_list=False, raw=False)
+            if {type(term), type(base), type(base_term)} == {int} and isinstance(voted_for, str | None):
+                return Stored(term, voted_for, (base, base_term))
+    raise LogCorrupt(
+        f"{path} is damaged: it says for whom this member has voted, and must not be guessed. Let the node rejoin "
+        f"as a new member and copy its data from a peer."
+    )

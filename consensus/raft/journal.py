@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, overload
 
 from consensus.errors import StateRefused
-from consensus.log import Entry
+from consensus.log import MAX_PAYLOAD_BYTES, Entry
 from consensus.raft.hardstate import HardState
 from consensus.wal import DEFAULT_SEGMENT_BYTES, Wal
 
 REGULAR, NO_OP = b"\x00", b"\x01"
 KINDS = (REGULAR, NO_OP)
+MAX_COMMAND_BYTES = 1 + MAX_PAYLOAD_BYTES
 
 _TERM = struct.Struct("<Q")
+_MOST_TERM = 2**63  # far from what cannot be counted on from
 _KEPT_BYTES = 32 * 1024 * 1024
 _OVERHEAD_BYTES = 256
 _SLICE_BYTES = 16 * 1024 * 1024  # most that one slice reads back from the disk
@@ -56,7 +58,7 @@ class Journal:
         try:
             hard = HardState.open(folder)
             base, term = hard.stored.base
-            if wal.commit < base <= applied:
+            if base <= applied and not _reaches(wal, base, term):
                 _restart(wal, base, term)  # a crash came between putting a snapshot in force and this
             _check_reach(folder, wal.commit, applied)
             return cls(wal, hard)
@@ -103,9 +105,11 @@ class Journal:
         return self._starts[position - 1][1]
 
     def add(self, command: bytes, index: int, term: int) -> None:
-        """Behind the newest; on disk after `flush`."""
+        """Behind the newest; on disk after `flush`. Raises ValueError for what could not be written or read back."""
         if index != self.last + 1:
             raise ValueError(f"entry {index} cannot follow entry {self.last}")
+        if len(command) > MAX_COMMAND_BYTES or not 0 <= term <= _MOST_TERM:
+            raise ValueError(f"an entry of {len(command)} bytes and term {term}")
         self._remember((command, index, term))
         self._unsynced += 1
 
@@ -242,6 +246,14 @@ class Journal:
 def _restart(wal: Wal, base: int, term: int) -> None:
     wal.reset(base)
     wal.append([_TERM.pack(term) + NO_OP])
+
+
+def _reaches(wal: Wal, base: int, term: int) -> bool:
+    """Whether the log has that entry, or has been trimmed since behind it. It may be longer and have another one there,
+    of a leader that died."""
+    if not wal.first <= base <= wal.commit:
+        return base < wal.first
+    return decode(base, wal.read(base - 1)[0].payload)[2] == term
 
 
 def _check_reach(folder: Path, last: int, applied: int) -> None:

@@ -1,6 +1,7 @@
 """Looking at a write-ahead log's folder from outside."""
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -39,3 +40,14 @@ def replace_open_file(path: Path, device: str) -> None:
         if link.exists() and link.resolve() == path.resolve():
             os.dup2(replacement, int(link.name))
     os.close(replacement)
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Every write of this process to a file fails as on a full disk (EFBIG)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,9 +1,12 @@
 """The engine passes the suite of every log, alone and as one of three; what only it promises comes below."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,3 +198,46 @@ async def test_a_thread_that_fails_takes_the_log_with_it(tmp_path: Path) -> None
         await anext(log.entries(log.status.commit))
     await log.close()
     (tmp_path / "a").chmod(0o700)
+
+
+class HeldExecutor(ThreadPoolExecutor):
+    """Runs what it is given, and holds the answers back until it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=2)
+        self.ran = threading.Event()
+        self.go = threading.Event()
+
+    def submit(self, work: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+        def run() -> Any:
+            try:
+                return work(*arguments, **options)
+            finally:
+                self.ran.set()
+                self.go.wait(DEADLINE_SECONDS)
+
+        return super().submit(run)
+
+
+async def test_what_was_read_before_it_was_taken_back_is_not_shown(tmp_path: Path) -> None:
+    """A reader reads from the disk while the newest entries are those of a leader that died. Before it goes on, others
+    have come in their place and are committed."""
+    hub = Hub()
+    async with cluster(tmp_path, hub) as logs:
+        (old,) = (name for name in NAMES if logs[name].status.is_steward)
+        others = [name for name in NAMES if name != old]
+        hub.cut = {pair for other in others for pair in ((old, other), (other, old))}
+        with pytest.raises(LogUnavailable):
+            await logs[old].append(b"lost")
+        await logs[old].close()
+        logs[old] = open_member(tmp_path, hub, old)
+        executor = HeldExecutor()
+        asyncio.get_running_loop().set_default_executor(executor)
+        reading = asyncio.create_task(read(logs[old], 0, 1))
+        await until(executor.ran.is_set)
+        await until_usable(logs[others[0]])
+        kept = await logs[others[0]].append(b"kept")
+        hub.cut = set()
+        await until(lambda: logs[old]._commit >= kept)
+        executor.go.set()
+        assert [entry.payload for entry in await reading] == [b"kept"]

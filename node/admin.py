@@ -69,9 +69,11 @@ class Health:
 
     async def checks(self) -> tuple[bool, dict[str, str]]:
         """Whether the node is ready, and what was found. A full disk does not make it unready: pulls go on."""
-        state = OK if self.applied() is not None else "cannot be read"
-        keeper = OK if await self.keeper() else "does not answer"
-        return state == OK and keeper == OK, {"state": state, "keeper": keeper, "store": self._store()}
+        found = {
+            "state": OK if self.applied() is not None else "cannot be read",
+            "keeper": _keeper(await self.keeper()),
+        }
+        return set(found.values()) == {OK}, found | {"store": self._store()}
 
     async def report(self) -> dict[str, object]:
         """All that `/meridian/v1/status` says."""
@@ -83,6 +85,8 @@ class Health:
             "uptime_seconds": (clock.wall_ms() - self.launch.started_ms) // 1000,
             "applied": self.applied(),
             "commit": keeper.commit if keeper else None,
+            "term": keeper.term if keeper else None,
+            "steward": keeper.steward if keeper else None,
             "keeper_pid": keeper.pid if keeper else None,
             "gateway_pid": os.getpid(),
             "gateways": node.gateways or len(os.sched_getaffinity(0)),
@@ -104,6 +108,16 @@ class Health:
         if free_bytes < self.launch.config.limits.free_bytes:
             return f"{free_bytes} bytes are free: uploads are refused"
         return OK
+
+
+def _keeper(status: KeeperStatus | None) -> str:
+    if status is None:
+        return "does not answer"
+    if status.current:
+        return OK
+    if status.steward is None:
+        return "no steward: a majority of the cluster cannot be reached"
+    return f"not sure to have applied everything yet: at entry {status.applied}, the steward is {status.steward}"
 
 
 def version() -> str:

@@ -27,6 +27,7 @@ from node.admin import Health, Storage, create_admin
 from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
+from node.freshness import Confirmed
 from node.gateway.app import create_app
 from node.gateway.housekeeping import keep_house
 from node.gateway.server import HttpServer, tls_context
@@ -80,7 +81,7 @@ async def _open_registry(
 ) -> Registry | None:
     """None if the process is to end before there is a state to read."""
     config = launch.config
-    identity = Identity.load_or_create(config.data)
+    identity = Identity.of(config)
     blobs = await asyncio.to_thread(
         FilesystemStore.at, config.data / "blobs", store_id=identity.store_id, free_bytes=config.limits.free_bytes
     )
@@ -93,6 +94,10 @@ async def _open_registry(
     health.storage = Storage(views, uploads)
     if launch.number == 0:
         stack.push_async_callback(_cancel, asyncio.create_task(keep_house(uploads, health)))
+    freshness = None
+    if config.cluster.members:
+        freshness = Confirmed(keeper.sync)
+        stack.push_async_callback(freshness.close)
     return Registry(
         views=views,
         proposer=Proposer(keeper, f"{config.node.name}/{launch.name}"),
@@ -100,6 +105,7 @@ async def _open_registry(
         uploads=uploads,
         tokens=UploadTokens(identity.node_id, identity.upload_secret),
         config=config,
+        freshness=freshness,
     )
 
 

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from consensus.views import Views
 from node.admin import Health, Storage, create_admin
 from node.blobs.memory import MemoryStore, MemoryUploads
 from node.config import Config, Limits, Node
+from node.counter import Counter
 from node.launch import Launch
 from node.rpc import KeeperClient, serve_keeper
 
@@ -57,21 +59,25 @@ async def test_a_node_without_state_and_keeper_lives_and_is_not_ready(tmp_path: 
 async def test_a_node_with_state_and_keeper_is_ready_even_if_its_disk_is_full(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     launch = launch_in(tmp_path, free_bytes=2**62)
+    ready = asyncio.Event()
     log = SoloLog.open(tmp_path / "wal")
     storage = open_storage(tmp_path)
     state = State.open(tmp_path / "state", "c" * 32)
     try:
         async with (
             Replica.open(log, state) as replica,
-            serve_keeper(replica, launch.keeper_socket),
+            serve_keeper(counter := Counter(replica), launch.keeper_socket),
+            counter.kept_current(ready.set),
             asking(launch) as (health, client),
         ):
             health.storage = storage
+            await ready.wait()
             answer = await client.get("/readyz")
             assert answer.status_code == 200
             assert "uploads are refused" in answer.json()["store"]
             report = (await client.get("/meridian/v1/status")).json()
             assert (report["applied"], report["commit"], report["uploads"]) == (0, 0, 0)
+            assert (report["term"], report["steward"]) == (1, "solo")
             assert report["keeper_pid"] > 0
             metrics = await client.get("/metrics")
             assert metrics.status_code == 200

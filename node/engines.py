@@ -1,0 +1,117 @@
+"""The log that a node's configuration asks for: alone the write-ahead log, in a cluster a member's part of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consensus import clock, disk, generation
+from consensus.solo import SoloLog
+from node.config import Config
+from node.identity import Identity
+
+if TYPE_CHECKING:
+    from consensus.raft.engine import RaftLog
+    from consensus.raft.transport import GrpcTransport
+
+TRANSFER_SECONDS = 2.0  # of what a keeper has for its end
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def opened(config: Config, identity: Identity) -> AsyncIterator[SoloLog | RaftLog]:
+    """The engine on the node's `wal` folder; closed behind the block. Raises ConsensusError, OSError."""
+    engine = _open_member(config, identity) if identity.member else _open_solo(config)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def resign(engine: SoloLog | RaftLog) -> None:
+    """Before a planned stop: lets another member lead, so that nobody has to wait for an election. Takes at most
+    TRANSFER_SECONDS; where it does not succeed the others elect."""
+    if isinstance(engine, SoloLog):
+        return
+    try:
+        async with asyncio.timeout(TRANSFER_SECONDS):
+            handed_over = await engine.transfer()
+    except TimeoutError:
+        handed_over = False
+    log.info("keeper_resigned", extra={"handed_over": handed_over})
+
+
+def _open_solo(config: Config) -> SoloLog:
+    return SoloLog.open(config.data / "wal", segment_bytes=config.log.segment_bytes, node_id=config.node.name)
+
+
+def _open_member(config: Config, identity: Identity) -> RaftLog:
+    from consensus.raft.engine import RaftLog  # only a member pays for it
+
+    transport = _transport(config, identity)
+    try:
+        return RaftLog.open(
+            config.data / "wal",
+            me=identity.member,
+            peers=tuple(_others(config)),
+            transport=transport,
+            applied=_applied(config.data / "state"),
+            segment_bytes=config.log.segment_bytes,
+        )
+    except BaseException:
+        transport.close()
+        raise
+
+
+def _transport(config: Config, identity: Identity) -> GrpcTransport:
+    from consensus.raft.transport import Credentials, GrpcTransport
+
+    cluster = config.cluster
+    return GrpcTransport(
+        identity.member,
+        config.listen.peers,
+        _others(config),
+        identity.cluster_id,
+        Credentials(*(Path(file).read_bytes() for file in (cluster.ca, cluster.certificate, cluster.key))),
+        incarnation=_next_incarnation(config.data / "incarnation"),
+    )
+
+
+def _others(config: Config) -> dict[str, str]:
+    return {name: address for name, address in config.cluster.addresses.items() if name != config.node.name}
+
+
+def _applied(folder: Path) -> int:
+    """Read before the log is opened, which shows that no predecessor applies any more: should one have, the replica
+    finds log and state not to fit, and the next start does better."""
+    path = generation.current(folder)
+    if path is None:
+        return 0
+    connection = generation.open_reader(path)
+    try:
+        return generation.read_meta(connection).applied
+    finally:
+        connection.close()
+
+
+def _next_incarnation(path: Path) -> int:
+    """Above that of every process before, also when the clock was set back; durable when this returns. A file that
+    cannot be read is begun anew: the time is above what was drawn before, unless the clock was set back too."""
+    try:
+        last = int(path.read_text("ascii"))
+    except (FileNotFoundError, ValueError):
+        last = 0
+    incarnation = max(last + 1, clock.wall_ms())
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("w", encoding="ascii") as file:
+        file.write(f"{incarnation}\n")
+        file.flush()
+        disk.sync_file(file.fileno())
+    fresh.rename(path)
+    disk.sync_folder(path.parent)
+    return incarnation

@@ -69,10 +69,15 @@ class Health:
 
     async def checks(self) -> tuple[bool, dict[str, str]]:
         """Whether the node is ready, and what was found. A full disk does not make it unready: pulls go on."""
+        keeper = await self.keeper()
         found = {
             "state": OK if self.applied() is not None else "cannot be read",
-            "keeper": _keeper(await self.keeper()),
+            "keeper": OK if keeper else "does not answer",
         }
+        if self.launch.config.cluster.members:
+            found["cluster"] = _standing(keeper)
+        elif keeper and not keeper.current:
+            found["keeper"] = f"still reads its log: at entry {keeper.applied} of {keeper.commit}"
         return set(found.values()) == {OK}, found | {"store": self._store()}
 
     async def report(self) -> dict[str, object]:
@@ -110,14 +115,15 @@ class Health:
         return OK
 
 
-def _keeper(status: KeeperStatus | None) -> str:
-    if status is None:
-        return "does not answer"
-    if status.current:
+def _standing(keeper: KeeperStatus | None) -> str:
+    """Of a member in its cluster."""
+    if keeper is None:
+        return "not known"
+    if keeper.current:
         return OK
-    if status.steward is None:
-        return "no steward: a majority of the cluster cannot be reached"
-    return f"not sure to have applied everything yet: at entry {status.applied}, the steward is {status.steward}"
+    if keeper.steward is None:
+        return "no steward: a majority of the members cannot be reached"
+    return f"at entry {keeper.applied}, not sure that this is all: the steward, {keeper.steward}, does not confirm it"
 
 
 def version() -> str:

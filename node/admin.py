@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from consensus import clock
-from consensus.errors import LogUnavailable
+from consensus.errors import LogUnavailable, StateRefused
 from consensus.views import Views
 from node import telemetry
 from node.launch import Launch
@@ -59,7 +59,7 @@ class Health:
         """The last index that reads see; None if nothing can be read."""
         try:
             return self.storage.views.applied() if self.storage else None
-        except sqlite3.Error:
+        except (sqlite3.Error, StateRefused, OSError):
             return None
 
     def free_bytes(self) -> int:
@@ -123,7 +123,7 @@ def _standing(keeper: KeeperStatus | None) -> str:
         return OK
     if keeper.steward is None:
         return "no steward: a majority of the members cannot be reached"
-    return f"at entry {keeper.applied}, not sure that this is all: the steward, {keeper.steward}, does not confirm it"
+    return f"at entry {keeper.applied}, not sure that this is all: {keeper.steward}, the steward, does not say"
 
 
 def version() -> str:

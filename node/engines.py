@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from consensus.raft.engine import RaftLog
     from consensus.raft.transport import GrpcTransport
 
-TRANSFER_SECONDS = 2.0  # of what a keeper has for its end
+RESIGN_SECONDS = 1.5  # of what a keeper has for its end
+
+_LOOK_SECONDS = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +38,21 @@ async def opened(config: Config, identity: Identity) -> AsyncIterator[SoloLog | 
 
 async def resign(engine: SoloLog | RaftLog) -> None:
     """Before a planned stop: lets another member lead, so that nobody has to wait for an election. Takes at most
-    TRANSFER_SECONDS; where it does not succeed the others elect."""
-    if isinstance(engine, SoloLog):
+    RESIGN_SECONDS; where it does not succeed the others elect."""
+    if isinstance(engine, SoloLog) or not engine.status.is_steward:
         return
-    try:
-        async with asyncio.timeout(TRANSFER_SECONDS):
-            handed_over = await engine.transfer()
-    except TimeoutError:
-        handed_over = False
-    log.info("keeper_resigned", extra={"handed_over": handed_over})
+    resigned = False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RESIGN_SECONDS):
+            resigned = await engine.transfer() and await _follows(engine)
+    log.info("keeper_resigned", extra={"handed_over": resigned})
+
+
+async def _follows(engine: RaftLog) -> bool:
+    """Once it does: what is on its way to the next steward has arrived then."""
+    while engine.status.is_steward:  # noqa: ASYNC110  at a planned stop only, and bounded
+        await asyncio.sleep(_LOOK_SECONDS)
+    return True
 
 
 def _open_solo(config: Config) -> SoloLog:
@@ -78,7 +87,7 @@ def _transport(config: Config, identity: Identity) -> GrpcTransport:
         _others(config),
         identity.cluster_id,
         Credentials(*(Path(file).read_bytes() for file in (cluster.ca, cluster.certificate, cluster.key))),
-        incarnation=_next_incarnation(config.data / "incarnation"),
+        incarnation=next_incarnation(config.data / "incarnation"),
     )
 
 
@@ -99,7 +108,7 @@ def _applied(folder: Path) -> int:
         connection.close()
 
 
-def _next_incarnation(path: Path) -> int:
+def next_incarnation(path: Path) -> int:
     """Above that of every process before, also when the clock was set back; durable when this returns. A file that
     cannot be read is begun anew: the time is above what was drawn before, unless the clock was set back too."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import signal
 import threading
@@ -200,6 +201,20 @@ def test_two_regions_go_on_without_the_third(regions: Regions) -> None:
         assert regions.get(second, repository="two") == content
     regions.start(steward)
     assert regions.get(steward, repository="two") == contents[-1]
+
+
+def test_a_steward_that_is_stopped_hands_over(regions: Regions) -> None:
+    steward, term = regions.steward(), regions.status(EU)["term"]
+    regions.push(steward, b"before", repository="drain")
+    region = regions.cluster.regions[steward]
+    mark = region.folder.log_bytes()
+    assert stop([region.folder]) == [region.name]
+    resigned = [line for line in region.folder.tail(mark).splitlines() if "keeper_resigned" in line]
+    assert json.loads(resigned[0])["handed_over"] is True
+    other = min({EU, US, AP} - {steward})
+    assert regions.get(other, repository="drain") == b"before"
+    assert int(str(regions.status(other)["term"])) == int(str(term)) + 1
+    regions.start(steward)
 
 
 def test_one_region_of_three_shows_nothing_old_and_recovers(regions: Regions) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from node.config import Config
 from node.identity import Identity
 
 if TYPE_CHECKING:
+    from consensus.bridge import Bridge
     from consensus.raft.engine import RaftLog
+    from consensus.raft.relayed import RelayedHandlers
     from consensus.raft.transport import GrpcTransport
 
 RESIGN_SECONDS = 1.5  # of what a keeper has for its end
@@ -26,45 +29,59 @@ _LOOK_SECONDS = 0.02
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A log, and where it is a member's what bridges entries that no log keeps any more."""
+
+    log: SoloLog | RaftLog
+    bridge: Bridge | None = None
+
+
 @asynccontextmanager
-async def opened(config: Config, identity: Identity) -> AsyncIterator[SoloLog | RaftLog]:
-    """The engine on the node's `wal` folder; closed behind the block. Raises ConsensusError, OSError."""
+async def opened(config: Config, identity: Identity) -> AsyncIterator[Engine]:
+    """The engine on the node's data folder; closed behind the block. Raises ConsensusError, OSError."""
     engine = _open_member(config, identity) if identity.member else _open_solo(config)
     try:
         yield engine
     finally:
-        await engine.close()
+        await engine.log.close()
+        if engine.bridge:
+            engine.bridge.close()
 
 
-async def resign(engine: SoloLog | RaftLog) -> None:
+async def resign(raft: SoloLog | RaftLog) -> None:
     """Before a planned stop: lets another member lead, so that nobody has to wait for an election. Takes at most
     RESIGN_SECONDS; where it does not succeed the others elect."""
-    if isinstance(engine, SoloLog) or not engine.status.is_steward:
+    if isinstance(raft, SoloLog) or not raft.status.is_steward:
         return
     resigned = False
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(RESIGN_SECONDS):
-            resigned = await engine.transfer() and await _follows(engine)
+            resigned = await raft.transfer() and await _follows(raft)
     log.info("keeper_resigned", extra={"handed_over": resigned})
 
 
-async def _follows(engine: RaftLog) -> bool:
+async def _follows(raft: RaftLog) -> bool:
     """Once it does: what is on its way to the next steward has arrived then."""
-    while engine.status.is_steward:  # noqa: ASYNC110  at a planned stop only, and bounded
+    while raft.status.is_steward:  # noqa: ASYNC110  at a planned stop only, and bounded
         await asyncio.sleep(_LOOK_SECONDS)
     return True
 
 
-def _open_solo(config: Config) -> SoloLog:
-    return SoloLog.open(config.data / "wal", segment_bytes=config.log.segment_bytes, node_id=config.node.name)
+def _open_solo(config: Config) -> Engine:
+    wal = config.data / "wal"
+    return Engine(SoloLog.open(wal, segment_bytes=config.log.segment_bytes, node_id=config.node.name))
 
 
-def _open_member(config: Config, identity: Identity) -> RaftLog:
-    from consensus.raft.engine import RaftLog  # only a member pays for it
+def _open_member(config: Config, identity: Identity) -> Engine:
+    from consensus.bridge import Bridge  # only a member pays for these
+    from consensus.raft.engine import RaftLog
+    from consensus.raft.relayed import RelayedHandlers
 
-    transport = _transport(config, identity)
+    handlers = RelayedHandlers()
+    transport = _transport(config, identity, handlers)
     try:
-        return RaftLog.open(
+        raft = RaftLog.open(
             config.data / "wal",
             me=identity.member,
             peers=tuple(_others(config)),
@@ -75,9 +92,13 @@ def _open_member(config: Config, identity: Identity) -> RaftLog:
     except BaseException:
         transport.close()
         raise
+    snapshots, free_bytes = config.data / "snapshots", config.limits.free_bytes
+    bridge = Bridge.open(raft, snapshots, identity.cluster_id, transport.channel, free_bytes=free_bytes)
+    handlers.add(bridge.service().handler())
+    return Engine(raft, bridge)
 
 
-def _transport(config: Config, identity: Identity) -> GrpcTransport:
+def _transport(config: Config, identity: Identity, handlers: RelayedHandlers) -> GrpcTransport:
     from consensus.raft.transport import Credentials, GrpcTransport
 
     cluster = config.cluster
@@ -88,6 +109,7 @@ def _transport(config: Config, identity: Identity) -> GrpcTransport:
         identity.cluster_id,
         Credentials(*(Path(file).read_bytes() for file in (cluster.ca, cluster.certificate, cluster.key))),
         incarnation=next_incarnation(config.data / "incarnation"),
+        handlers=(handlers,),
     )
 
 

@@ -16,7 +16,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvloop
 
@@ -24,16 +24,12 @@ from consensus import clock
 from consensus.errors import ConsensusError
 from consensus.log import Entry, Log, LogStatus
 from consensus.replica import Replica
-from consensus.solo import SoloLog
 from consensus.state import State
 from node import engines, telemetry
 from node.counter import Counter
 from node.identity import Identity, IdentityRefused
 from node.launch import Launch
 from node.rpc import serve_keeper
-
-if TYPE_CHECKING:
-    from consensus.raft.engine import RaftLog
 
 log = logging.getLogger("node.keeper")
 
@@ -77,14 +73,16 @@ class MeasuredLog:
 
 
 @asynccontextmanager
-async def opened(launch: Launch) -> AsyncIterator[tuple[Replica, SoloLog | RaftLog]]:
+async def opened(launch: Launch) -> AsyncIterator[tuple[Replica, engines.Engine]]:
     """The node's replica on its log and its state. Raises ConsensusError, IdentityRefused, OSError, sqlite3.Error."""
     config = launch.config
     identity = Identity.of(config)
     async with engines.opened(config, identity) as engine:
         state = State.open(config.data / "state", identity.cluster_id)
         try:
-            async with Replica.open(MeasuredLog(engine), state, keep_bytes=config.log.keep_bytes) as replica:
+            async with Replica.open(
+                MeasuredLog(engine.log), state, keep_bytes=config.log.keep_bytes, bridge=engine.bridge
+            ) as replica:
                 yield replica, engine
         finally:
             state.close()
@@ -99,7 +97,7 @@ async def serve(launch: Launch) -> None:
         async with serve_keeper(counter, launch.keeper_socket), counter.kept_current(launch.report_ready):
             log.info("keeper_serving", extra={"applied": replica.applied})
             await _end_of(stopping.wait(), replica)
-            await engines.resign(engine)
+            await engines.resign(engine.log)
     log.info("keeper_stopped")
 
 

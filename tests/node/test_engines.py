@@ -41,24 +41,24 @@ def member(folder: Path, *others: str) -> Config:
 
 async def test_a_node_without_members_has_its_log_alone(tmp_path: Path) -> None:
     config = Config(node=Node(name="a", data=str(tmp_path)))
-    async with engines.opened(config, Identity.of(config)) as log:
-        assert isinstance(log, SoloLog)
-        assert log.status.steward == "a"
-        await engines.resign(log)
+    async with engines.opened(config, Identity.of(config)) as engine:
+        assert isinstance(engine.log, SoloLog)
+        assert engine.log.status.steward == "a"
+        await engines.resign(engine.log)
 
 
 async def test_a_member_has_its_part_of_the_clusters(tmp_path: Path) -> None:
     config = member(tmp_path)
     for _ in range(2):
-        async with engines.opened(config, Identity.of(config)) as log:
-            assert isinstance(log, RaftLog)
+        async with engines.opened(config, Identity.of(config)) as engine:
+            assert isinstance(engine.log, RaftLog)
 
 
 async def test_a_member_alone_among_unreachable_ones_ends_at_once(tmp_path: Path) -> None:
     config = member(tmp_path, "b=127.0.0.1:2")
-    async with engines.opened(config, Identity.of(config)) as log:
-        assert log.status.steward is None
-        await engines.resign(log)
+    async with engines.opened(config, Identity.of(config)) as engine:
+        assert engine.log.status.steward is None
+        await engines.resign(engine.log)
 
 
 async def test_a_certificate_that_is_missing_or_not_one_is_refused(tmp_path: Path) -> None:

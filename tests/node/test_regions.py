@@ -20,6 +20,7 @@ from tests.node.running import digest_of, eventually
 PLAIN = "application/vnd.example.plain"
 EU, US, AP = range(3)
 READY_SECONDS = 60.0
+SHORT_LOG = {"MERIDIAN_LOG_SEGMENT_BYTES": "65536", "MERIDIAN_LOG_KEEP_BYTES": "65536"}
 UNDECIDED = (503, 504)  # it may or may not have happened
 
 
@@ -28,7 +29,7 @@ class Regions:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.variables = {"MERIDIAN_DATA": str(folder / "data"), "BASE_PORT": str(free_base_port())}
+        self.variables = {"MERIDIAN_DATA": str(folder / "data"), "BASE_PORT": str(free_base_port()), **SHORT_LOG}
         self.cluster = Cluster.from_environment(self.variables)
         self.clients = [
             httpx.Client(base_url=f"http://{region.address}", timeout=30, trust_env=False)
@@ -201,6 +202,22 @@ def test_two_regions_go_on_without_the_third(regions: Regions) -> None:
         assert regions.get(second, repository="two") == content
     regions.start(steward)
     assert regions.get(steward, repository="two") == contents[-1]
+
+
+def test_a_region_that_was_away_for_longer_than_the_log_goes_back(regions: Regions) -> None:
+    """It gets a snapshot, and its gateways, which read the state from before at their start, follow."""
+    away = next(region for region in (AP, US) if region != regions.steward())
+    regions.kill(away)
+    for number in range(150):
+        regions.push(EU, b"%d " % number * 500, "newest", repository="away")
+        regions.push(EU, b"%d " % number * 500, f"tag-{number}", repository="away")
+    regions.start(away)
+    log = regions.cluster.regions[away].folder.log_file.read_bytes()
+    assert b'"snapshot_installed"' in log
+    assert regions.get(away, "newest", "away") == b"149 " * 500
+    assert len(regions.clients[away].get("/v2/away/tags/list").json()["tags"]) == 151
+    regions.push(away, b"on", "newest", repository="away")
+    assert regions.get(EU, "newest", "away") == b"on"
 
 
 def test_a_steward_that_is_stopped_hands_over(regions: Regions) -> None:

@@ -66,7 +66,7 @@ class Replica:
         bridge: Bridge | None = None,
     ) -> AsyncIterator[Replica]:
         """Applies entries while the block runs, beginning with those the state has not seen; wait for
-        `wait_applied(await barrier())` to have caught up. Log and state stay the caller's, who closes them behind the
+        `sync()` to have caught up. Log and state stay the caller's, who closes them behind the
         block; within it, only the replica touches the state.
 
         A checkpoint is taken after `keep_bytes` / 4 of log, or after `checkpoint_seconds` if anything was applied; then
@@ -130,6 +130,13 @@ class Replica:
         """An index at least that of every proposal answered before the call, anywhere. Raises LogUnavailable."""
         self._check_running()
         return await self._log.barrier()
+
+    async def sync(self) -> int:
+        """Returns once readers of the state see everything that was acknowledged anywhere before the call; up to which
+        index they do at least. Raises LogUnavailable."""
+        index = await self.barrier()
+        await self.wait_applied(index)
+        return index
 
     async def wait_applied(self, index: int) -> None:
         """Returns once the entry at `index` and all before it are applied. Raises LogUnavailable."""

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from consensus import clock
-from consensus.errors import LogUnavailable
+from consensus.errors import LogUnavailable, StateRefused
 from consensus.views import Views
 from node import telemetry
 from node.launch import Launch
@@ -61,7 +61,7 @@ class Health:
         """The last index that reads see; None if nothing can be read."""
         try:
             return self.storage.views.applied() if self.storage else None
-        except sqlite3.Error:
+        except (sqlite3.Error, StateRefused, OSError):
             return None
 
     def free_bytes(self) -> int:
@@ -71,10 +71,17 @@ class Health:
 
     async def checks(self) -> tuple[bool, dict[str, str]]:
         """Whether the node is ready, and what was found. A full disk does not make it unready: pulls go on."""
-        state = OK if self.applied() is not None else "cannot be read"
-        keeper = OK if await self.keeper() else "does not answer"
-        ready = state == keeper == self.registry == OK
-        return ready, {"registry": self.registry, "state": state, "keeper": keeper, "store": self._store()}
+        keeper = await self.keeper()
+        found = {
+            "registry": self.registry,
+            "state": OK if self.applied() is not None else "cannot be read",
+            "keeper": OK if keeper else "does not answer",
+        }
+        if self.launch.config.cluster.members:
+            found["cluster"] = _standing(keeper)
+        elif keeper and not keeper.current:
+            found["keeper"] = f"still reads its log: at entry {keeper.applied} of {keeper.commit}"
+        return set(found.values()) == {OK}, found | {"store": self._store()}
 
     async def report(self) -> dict[str, object]:
         """All that `/meridian/v1/status` says."""
@@ -86,6 +93,8 @@ class Health:
             "uptime_seconds": (clock.wall_ms() - self.launch.started_ms) // 1000,
             "applied": self.applied(),
             "commit": keeper.commit if keeper else None,
+            "term": keeper.term if keeper else None,
+            "steward": keeper.steward if keeper else None,
             "keeper_pid": keeper.pid if keeper else None,
             "gateway_pid": os.getpid(),
             "gateways": node.gateways or len(os.sched_getaffinity(0)),
@@ -107,6 +116,17 @@ class Health:
         if free_bytes < self.launch.config.limits.free_bytes:
             return f"{free_bytes} bytes are free: uploads are refused"
         return OK
+
+
+def _standing(keeper: KeeperStatus | None) -> str:
+    """Of a member in its cluster."""
+    if keeper is None:
+        return "not known"
+    if keeper.current:
+        return OK
+    if keeper.steward is None:
+        return "no steward: a majority of the members cannot be reached"
+    return f"at entry {keeper.applied}, not sure that this is all: {keeper.steward}, the steward, does not say"
 
 
 def version() -> str:

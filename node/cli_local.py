@@ -11,7 +11,8 @@ import click
 from consensus import clock
 from consensus.errors import ConsensusError
 from node.config import environment
-from node.local import Cluster, LocalError, LocalRegion, stop, wait_ready
+from node.local import Cluster, LocalError, LocalRegion, stop, wait_started
+from node.local_members import Members, stands_alone
 from node.tables import show_json, show_table
 
 START_SECONDS = 55.0
@@ -34,8 +35,11 @@ def local() -> None:
     \b
       REGIONS        names, separated by commas     [eu,us,ap]
       BASE_PORT      the i-th region serves at 127.0.0.1:BASE_PORT+i, its admin address is
-                     100 above that, its address for peers 200     [5100]
-      MERIDIAN_DATA  one folder for each region, with its data, log and pid     [./.meridian]
+                     100 above that, its addresses for the other regions 200 and 300     [5100]
+      MERIDIAN_DATA  one folder for each region, with its data, log, certificate and pid     [./.meridian]
+
+    Several regions are one cluster, from their first start on and always the same ones; one alone is a registry by
+    itself. To begin another cluster, move MERIDIAN_DATA away or name another folder.
     """
 
 
@@ -72,19 +76,24 @@ def down() -> None:
 def start(region: str) -> None:
     """Start REGION, detached; returns once it is ready. Does nothing if it runs.
 
+    While too few of the other regions run for a majority it cannot become ready: then this says so, after some seconds
+    and with exit code 0, as the region runs and will be ready by itself as soon as others are started.
+
     \b
     Example:
       meridian local start eu
     """
     with _cluster() as cluster:
-        chosen = cluster.region(region)
+        members = Members.of(cluster)
+        chosen = members.region(region)
         log_start = chosen.folder.log_bytes()
         deadline = clock.monotonic() + START_SECONDS
-        if chosen.start(environment()) is None:
+        if chosen.start(environment(), members.section(chosen)) is None:
             say(f"region {region}: runs already, pid {chosen.folder.supervisor()}")
             return
-        wait_ready(chosen, deadline, log_start=log_start)
-        say(f"region {region}: ready, pid {chosen.folder.supervisor()}, http://{chosen.address}")
+        ready = wait_started(chosen, deadline, log_start=log_start)
+        how = "ready" if ready else "runs, but waits for a majority of the regions"
+        say(f"region {region}: {how}, pid {chosen.folder.supervisor()}, http://{chosen.address}")
 
 
 @local.command("stop")
@@ -100,22 +109,28 @@ def stop_region(region: str) -> None:
 @local.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON: one object for each region.")
 def status(as_json: bool) -> None:
-    """Show each region: running, starting (alive, not ready), stopped, or waiting (not started by this version)."""
+    """Show each region: running, starting (alive, not ready), waiting (for a majority of the regions), stopped, or
+    unused (see `meridian local up`)."""
     with _cluster() as cluster:
-        rows = [_row(region) for region in cluster.regions]
+        unused = cluster.regions[1:] if stands_alone(cluster) else ()
+        rows = [_row(region, used=region not in unused) for region in cluster.regions]
     if as_json:
         show_json(rows)
     else:
         show_table(["region", "state", "pid", "address", "ready", "applied"], rows)
 
 
-def _row(region: LocalRegion) -> dict[str, object]:
+def _row(region: LocalRegion, *, used: bool) -> dict[str, object]:
     pid = region.folder.supervisor()
-    ready = pid is not None and region.ready()
-    idle = "waiting" if region.waits else "stopped"
+    state, ready = "stopped" if used else "unused", False
+    if pid is not None:
+        code, checks = region.probe()
+        ready = code == 200
+        waits = checks.get("cluster", "ok") != "ok"
+        state = "running" if ready else "waiting" if waits else "starting"
     return {
         "region": region.name,
-        "state": idle if pid is None else "running" if ready else "starting",
+        "state": state,
         "pid": pid,
         "address": region.address,
         "admin": region.admin,

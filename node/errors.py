@@ -17,7 +17,8 @@
     ├── TagConflict           the tag is not what the caller expected
     ├── ConditionFailed       the digest is not what the caller expected, or excluded
     ├── Disabled              the configuration does not allow the operation
-    └── Undecided             whether the command was applied is not known: to be repeated
+    ├── Undecided             whether the command was applied is not known: to be repeated
+    └── StateUnconfirmed      whether this node's state is the newest is not known: to be repeated, or asked elsewhere
 
 Beside these, use cases let through `ConsensusError` (names, manifests, the log) and `StoreError` (bytes).
 """
@@ -160,3 +161,7 @@ class Disabled(RegistryError):
 
 class Undecided(RegistryError):
     """The command may or may not have been applied."""
+
+
+class StateUnconfirmed(RegistryError):
+    """No steward has confirmed in time that this node's state is the newest, and an older one is not shown."""

@@ -2,6 +2,9 @@
 
 It ends, for the supervisor to start it again, as soon as its log or its disk cannot be trusted any more; what then
 hinders it from starting is logged, with what to do. Gateways go on reading meanwhile.
+
+A member of a cluster serves from its start, with or without a majority: what needs one waits and is refused, and goes
+on by itself as soon as there is one.
 """
 
 from __future__ import annotations
@@ -18,13 +21,12 @@ from typing import Any
 import uvloop
 
 from consensus import clock
-from consensus.commands import Command, Outcome
 from consensus.errors import ConsensusError
-from consensus.log import Entry, LogStatus
+from consensus.log import Entry, Log, LogStatus
 from consensus.replica import Replica
-from consensus.solo import SoloLog
 from consensus.state import State
-from node import telemetry
+from node import engines, telemetry
+from node.counter import Counter
 from node.identity import Identity, IdentityRefused
 from node.launch import Launch
 from node.rpc import serve_keeper
@@ -35,7 +37,7 @@ log = logging.getLogger("node.keeper")
 class MeasuredLog:
     """A Log that tells telemetry of its appends and trims."""
 
-    def __init__(self, log: SoloLog) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
         self._metrics = telemetry.metrics()
 
@@ -70,67 +72,32 @@ class MeasuredLog:
         await self._log.close()
 
 
-class MeasuredReplica:
-    """What gateways call: the replica, telling telemetry of what it applies."""
-
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
-        self._metrics = telemetry.metrics()
-
-    @property
-    def applied(self) -> int:
-        """See Replica."""
-        return self._replica.applied
-
-    @property
-    def status(self) -> LogStatus:
-        """See Replica."""
-        return self._replica.status
-
-    async def enrol(self, name: str) -> int:
-        """See Replica."""
-        return await self._replica.enrol(name)
-
-    async def propose(self, proposer: int, sequence: int, acknowledged: int, command: Command) -> Outcome:
-        """See Replica."""
-        outcome = await self._replica.propose(proposer, sequence, acknowledged, command)
-        self._metrics.commands.labels(type(command).__name__, outcome.status.value).inc()
-        self._metrics.applied.set(self._replica.applied)
-        return outcome
-
-    async def barrier(self) -> int:
-        """See Replica."""
-        return await self._replica.barrier()
-
-
 @asynccontextmanager
-async def opened(launch: Launch) -> AsyncIterator[Replica]:
+async def opened(launch: Launch) -> AsyncIterator[tuple[Replica, engines.Engine]]:
     """The node's replica on its log and its state. Raises ConsensusError, IdentityRefused, OSError, sqlite3.Error."""
     config = launch.config
-    identity = Identity.load_or_create(config.data)
-    solo = SoloLog.open(config.data / "wal", segment_bytes=config.log.segment_bytes, node_id=identity.node_id)
-    try:
+    identity = Identity.of(config)
+    async with engines.opened(config, identity) as engine:
         state = State.open(config.data / "state", identity.cluster_id)
         try:
-            async with Replica.open(MeasuredLog(solo), state, keep_bytes=config.log.keep_bytes) as replica:
-                yield replica
+            async with Replica.open(
+                MeasuredLog(engine.log), state, keep_bytes=config.log.keep_bytes, bridge=engine.bridge
+            ) as replica:
+                yield replica, engine
         finally:
             state.close()
-    finally:
-        await solo.close()
 
 
 async def serve(launch: Launch) -> None:
     """Until SIGTERM. Raises what `opened` does and what the replica fails with."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    async with opened(launch) as replica:
-        await _end_of(replica.wait_applied(await replica.barrier()), replica)
-        telemetry.metrics().applied.set(replica.applied)
-        async with serve_keeper(MeasuredReplica(replica), launch.keeper_socket):
-            launch.report_ready()
+    async with opened(launch) as (replica, engine):
+        counter = Counter(replica)
+        async with serve_keeper(counter, launch.keeper_socket), counter.kept_current(launch.report_ready):
             log.info("keeper_serving", extra={"applied": replica.applied})
             await _end_of(stopping.wait(), replica)
+            await engines.resign(engine.log)
     log.info("keeper_stopped")
 
 

@@ -1,10 +1,10 @@
 """A cluster on this machine: each region a `meridian serve` of its own, detached, in a folder of its own.
 
 `$MERIDIAN_DATA/<region>/` holds `meridian.toml` (written at each start), `meridian.log`, `meridian.pid`,
-`meridian.lock` and `data/`. The process that becomes the supervisor writes the pid file itself before it executes it,
-under the lock, so that there is no moment in which a supervisor lives and is not on record. A pid is believed only if
-the process of that number was started with this folder's configuration: a stale file is harmless, whoever has the
-number now.
+`meridian.lock`, `data/` and, in a cluster of several, `tls/`: all that a region's processes read. The process that
+becomes the supervisor writes the pid file itself before it executes it, under the lock, so that there is no moment in
+which a supervisor lives and is not on record. A pid is believed only if the process of that number was started with
+this folder's configuration: a stale file is harmless, whoever has the number now.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import http.client
+import json
 import os
 import re
 import signal
@@ -28,20 +29,21 @@ from consensus.errors import InvalidName
 from consensus.names import Region
 from node.config import ConfigError, load, split_address
 
-STARTED_REGIONS = 1  # the others wait for the consensus engine: without it they would be registries of their own
 DEFAULT_REGIONS = "eu,us,ap"
 DEFAULT_BASE_PORT = "5100"
 DEFAULT_DATA = "./.meridian"
-MAX_REGIONS = 99  # the three ranges of ports lie 100 apart
+MAX_REGIONS = 7  # as many members as a cluster has at most
+LAST_RANGE = 300  # the four ranges of ports lie 100 apart
 LOG_BYTES = 64 * 1024 * 1024
 TAIL_BYTES = 4096
 STOP_SECONDS = 18.0  # then SIGKILL: with all that follows `down` stays under the 30 s that are promised
 KILL_SECONDS = 5.0
 RELEASE_SECONDS = 5.0  # for the processes of a killed supervisor to let go of its ports
 PROBE_SECONDS = 2.0
+MAJORITY_SECONDS = 10.0  # in which a majority that is there is found, also on a busy machine
 POLL_SECONDS = 0.05
 
-_PLACE = re.compile(r"MERIDIAN_(NODE|LISTEN)_.*")
+_PLACE = re.compile(r"MERIDIAN_(NODE|LISTEN|CLUSTER)_.*")
 
 
 class LocalError(Exception):
@@ -119,9 +121,9 @@ class LocalRegion:
         return self.folder.name
 
     @property
-    def waits(self) -> bool:
-        """Whether this version does not start it yet."""
-        return self.index > STARTED_REGIONS
+    def member(self) -> str:
+        """The name of its node."""
+        return f"{self.name}-1"
 
     @property
     def address(self) -> str:
@@ -133,30 +135,44 @@ class LocalRegion:
         """host:port of /readyz and its kin."""
         return f"127.0.0.1:{self.base_port + 100 + self.index}"
 
-    def start(self, environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-        """Starts the supervisor, detached; None if it runs already. Raises LocalError, OSError."""
-        if self.waits:
-            raise LocalError(f"region {self.name} waits for the consensus engine: only the first region is started yet")
+    @property
+    def peers(self) -> str:
+        """host:port at which the other regions' keepers reach it."""
+        return f"127.0.0.1:{self.base_port + 200 + self.index}"
+
+    @property
+    def transfers(self) -> str:
+        """host:port at which the other regions fetch blobs."""
+        return f"127.0.0.1:{self.base_port + 300 + self.index}"
+
+    def start(self, environ: Mapping[str, str], membership: str = "") -> subprocess.Popen[bytes] | None:
+        """Starts the supervisor, detached; None if it runs already. `membership` is the [cluster] section of its
+        configuration, nothing where it stands alone. Raises LocalError, OSError."""
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with self.folder.turn(clock.monotonic() + STOP_SECONDS + KILL_SECONDS):
             if self.folder.supervisor() is not None:
                 self._require_same_ports()
                 return None
-            _await_free(self.address, self.admin)
-            _replace(self.folder.config_file, self._configuration())
+            _await_free(self.address, self.admin, self.peers, self.transfers)
+            replace(self.folder.config_file, self._configuration() + membership)
             if self.folder.log_bytes() > LOG_BYTES:
                 self.folder.log_file.replace(self.folder.log_file.with_suffix(".log.1"))
             return self._launch(environ)
 
     def ready(self) -> bool:
         """Whether /readyz answers 200."""
+        return self.probe()[0] == http.HTTPStatus.OK
+
+    def probe(self) -> tuple[int, dict[str, str]]:
+        """The status of /readyz and what it found; 0 and nothing where nobody answers."""
         host, port = split_address(self.admin)
         connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
         try:
             connection.request("GET", "/readyz")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
+            answer = connection.getresponse()
+            return answer.status, dict(json.loads(answer.read()))
+        except (OSError, http.client.HTTPException, ValueError, TypeError):
+            return 0, {}
         finally:
             connection.close()
 
@@ -174,13 +190,14 @@ class LocalRegion:
 # Written by `meridian local` at each start: changes are lost.
 [node]
 region = "{self.name}"
-name = "{self.name}-1"
+name = "{self.member}"
 data = "data"
 
 [listen]
 address = "{self.address}"
 admin = "{self.admin}"
-peers = "127.0.0.1:{self.base_port + 200 + self.index}"
+peers = "{self.peers}"
+transfers = "{self.transfers}"
 
 [registry]
 delete_tags = true
@@ -204,7 +221,7 @@ drain_seconds = 10
                 cwd=self.folder.path,
                 env={name: value for name, value in environ.items() if not _PLACE.fullmatch(name)},
                 start_new_session=True,
-                preexec_fn=lambda: _replace(self.folder.pid_file, f"{os.getpid()}\n"),
+                preexec_fn=lambda: replace(self.folder.pid_file, f"{os.getpid()}\n"),
             )
 
 
@@ -229,7 +246,8 @@ def _is_free(address: str) -> bool:
     return True
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """The file has this text, or the one before."""
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(text, "utf-8")
     temporary.replace(path)
@@ -255,17 +273,12 @@ class Cluster:
         if len(regions) > MAX_REGIONS:
             raise LocalError(f"REGIONS: more than {MAX_REGIONS}")
         text = environ.get("BASE_PORT", DEFAULT_BASE_PORT)
-        if not (text.isascii() and text.isdecimal()) or int(text[:6]) + 200 + len(regions) > 65535:
-            most = 65535 - 200 - len(regions)
+        if not (text.isascii() and text.isdecimal()) or int(text[:6]) + LAST_RANGE + len(regions) > 65535:
+            most = 65535 - LAST_RANGE - len(regions)
             raise LocalError(f"BASE_PORT: expected a whole number of at most {most}, got {text!r}")
         data = Path(environ.get("MERIDIAN_DATA") or DEFAULT_DATA).resolve()
         folders = [RegionFolder(data / str(region)) for region in regions]
         return cls(data, tuple(LocalRegion(folder, i, int(text)) for i, folder in enumerate(folders, 1)))
-
-    @property
-    def started(self) -> tuple[LocalRegion, ...]:
-        """Those that this version starts."""
-        return tuple(region for region in self.regions if not region.waits)
 
     def region(self, name: str) -> LocalRegion:
         """Raises LocalError for one that REGIONS does not name."""
@@ -305,6 +318,25 @@ def _signal(folder: RegionFolder, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def wait_started(region: LocalRegion, deadline: float, *, log_start: int) -> bool:
+    """Waits until the region is ready (True), or has for MAJORITY_SECONDS been without a majority of the cluster and
+    otherwise well (False). Raises as `wait_ready` does."""
+    alone_since: float | None = None
+    while True:
+        status, checks = region.probe()
+        if status == http.HTTPStatus.OK:
+            return True
+        others = [said for name, said in checks.items() if name in {"state", "keeper"}]
+        if others != ["ok", "ok"]:
+            alone_since = None
+        elif alone_since is None:
+            alone_since = clock.monotonic()
+        elif clock.monotonic() - alone_since > MAJORITY_SECONDS:
+            return False
+        _check_starting(region, deadline, log_start)
+        time.sleep(POLL_SECONDS)
+
+
 def wait_ready(
     region: LocalRegion,
     deadline: float,
@@ -315,9 +347,13 @@ def wait_ready(
     """Waits for /readyz. Raises LocalError, with the end of the log, once the supervisor is gone or `deadline` (on the
     monotonic clock) has passed."""
     while not region.ready():
-        gone = region.folder.supervisor() is None
-        if gone or clock.monotonic() > deadline:
-            why = "ended while it started" if gone else "not ready in time"
-            tail = region.folder.tail(log_start).rstrip()
-            raise LocalError(f"region {region.name}: {why}; {region.folder.log_file}:\n{tail}")
+        _check_starting(region, deadline, log_start)
         pause()
+
+
+def _check_starting(region: LocalRegion, deadline: float, log_start: int) -> None:
+    gone = region.folder.supervisor() is None
+    if gone or clock.monotonic() > deadline:
+        why = "ended while it started" if gone else "not ready in time"
+        tail = region.folder.tail(log_start).rstrip()
+        raise LocalError(f"region {region.name}: {why}; {region.folder.log_file}:\n{tail}")

@@ -19,6 +19,7 @@ from types import FrameType
 
 from consensus import clock
 from node.local import KILL_SECONDS, POLL_SECONDS, Cluster, LocalError, LocalRegion, stop, wait_ready
+from node.local_members import Members
 
 READY_SECONDS = 240.0
 WATCH_SECONDS = 1.0
@@ -78,6 +79,7 @@ class _Foreground:
         self._cluster = cluster
         self._signals = signals
         self._say = say
+        self._members = Members.of(cluster)
         self._children: list[subprocess.Popen[bytes]] = []
 
     def run(self, environ: Mapping[str, str]) -> None:
@@ -97,20 +99,19 @@ class _Foreground:
     def _start(self, environ: Mapping[str, str], started: list[LocalRegion]) -> None:
         began = clock.monotonic()
         log_starts: dict[str, int] = {}
-        for region in self._cluster.started:
+        for region in self._members.regions:
             self._check_signal()
             log_starts[region.name] = region.folder.log_bytes()
-            child = region.start(environ)
+            child = region.start(environ, self._members.section(region))
             if child is not None:
                 self._children.append(child)
                 started.append(region)
             verb = "runs already" if child is None else "starts"
             pid = region.folder.supervisor()
             self._say(f"region {region.name}: {verb}, pid {pid}, http://{region.address}, admin http://{region.admin}")
-        for region in self._cluster.regions:
-            if region.waits:
-                self._say(f"region {region.name}: waits for the consensus engine")
-        for region in self._cluster.started:
+        for region in self._members.left_out:
+            self._say(f"region {region.name}: {self._members.advice}")
+        for region in self._members.regions:
             wait_ready(region, began + READY_SECONDS, log_start=log_starts[region.name], pause=self._pause)
         self._say(f"ready after {clock.monotonic() - began:.1f} s; Ctrl-C or `meridian local down` ends it")
 
@@ -127,11 +128,11 @@ class _Foreground:
         self._children = [child for child in self._children if child.poll() is None]
 
     def _watch(self) -> None:
-        seen = {region.name: region.folder.supervisor() for region in self._cluster.started}
+        seen = {region.name: region.folder.supervisor() for region in self._members.regions}
         while not self._signals.stopped:
             self._signals.wait(WATCH_SECONDS)
             self._reap()
-            for region in self._cluster.started:
+            for region in self._members.regions:
                 pid = region.folder.supervisor()
                 if pid != seen[region.name]:
                     seen[region.name] = pid

@@ -51,7 +51,7 @@ def occupied(config: Config) -> Iterator[Premises]:
     with contextlib.ExitStack() as stack:
         make_folder(config.data)
         stack.enter_context(_locked(config.data / "lock"))
-        identity = Identity.load_or_create(config.data)
+        identity = Identity.of(config)
         runtime = runtime_folder(config)
         _prepare_runtime(runtime)
         stack.callback(shutil.rmtree, runtime / METRICS_FOLDER, ignore_errors=True)

@@ -1,16 +1,18 @@
 """The use cases of a registry. No HTTP here: `node.gateway` translates.
 
-Reads are answered from this node's state, on the event loop; writes go through the log and are answered once they are
-durable and visible. Who may do what has been settled before (`node.access`).
+Reads are answered from this node's state, on the event loop, once that is known to be as new as they have to see it
+(`node.freshness`); writes go through the log and are answered once they are durable and visible. Who may do what has
+been settled before (`node.access`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from consensus.codec import split_manifest
 from consensus.commands import (
@@ -43,6 +45,7 @@ from node.errors import (
     TagConflict,
     Undecided,
 )
+from node.freshness import AlwaysFresh, Freshness
 from node.outcomes import carry_out, refusal
 from node.tokens import UploadTokens
 from node.uploads import UploadLimits, Uploads
@@ -75,8 +78,12 @@ class PushedManifest:
 
 
 class Registry:
-    """One node's registry. Methods raise RegistryError as they say, LogFull and LogUnavailable where they write,
-    StoreError where they touch bytes, and sqlite3.Error when the disk under the state refuses."""
+    """One node's registry. Methods raise RegistryError as they say, StateUnconfirmed where they read, LogFull and
+    LogUnavailable where they write, StoreError where they touch bytes, and sqlite3.Error when the disk under the state
+    refuses.
+
+    Manifests, tags and lists are read from a state that has everything acknowledged anywhere before the call. What a
+    digest alone decides, a blob, is first looked for in the state at hand; only that it is not there has to be sure."""
 
     def __init__(
         self,
@@ -87,8 +94,10 @@ class Registry:
         uploads: UploadStore,
         tokens: UploadTokens,
         config: Config,
+        freshness: Freshness | None = None,
     ) -> None:
         self._views = views
+        self._fresh = (freshness or AlwaysFresh()).fresh
         self._proposer = proposer
         self._blobs = blobs
         self._config = config.registry
@@ -99,8 +108,9 @@ class Registry:
 
     # Manifests
 
-    def resolve(self, repository: RepositoryName, reference: Reference) -> ManifestView:
+    async def resolve(self, repository: RepositoryName, reference: Reference) -> ManifestView:
         """What a tag or digest stands for. Raises ManifestUnknown."""
+        await self._fresh()
         view = self._views.resolve(repository, reference)
         if view is None:
             raise ManifestUnknown(repository, reference)
@@ -121,11 +131,14 @@ class Registry:
         else:
             digest, facts, undecided = await asyncio.to_thread(_examine, push)
         if undecided:
+            await self._fresh()
             facts = self._decide(repository, facts, undecided)
         sparse = self._config.sparse_indexes
-        missing = self._views.missing(repository, facts.blobs, () if sparse else facts.manifests)
-        if missing:
-            raise ManifestIncomplete(missing)
+        needed = (facts.blobs, () if sparse else facts.manifests)
+        if self._views.missing(repository, *needed):
+            await self._fresh()
+            if missing := self._views.missing(repository, *needed):
+                raise ManifestIncomplete(missing)
         command = PutManifest(
             repository=repository,
             digest=digest,
@@ -143,7 +156,7 @@ class Registry:
         """The tag goes, its manifest stays. Raises Disabled, ManifestUnknown, TagConflict."""
         if not self._config.delete_tags:
             raise Disabled("this registry does not delete tags")
-        current = self.resolve(repository, tag).digest
+        current = (await self.resolve(repository, tag)).digest
         if not condition.holds(current):
             raise TagConflict(current)
         matters = condition.none_match is not None or condition.match not in (None, ANYTHING)
@@ -155,16 +168,16 @@ class Registry:
         """The manifest goes, and every tag that names it. Raises Disabled, ManifestUnknown, ConditionFailed."""
         if not self._config.delete_manifests:
             raise Disabled("this registry does not delete manifests")
-        self.resolve(repository, digest)
+        await self.resolve(repository, digest)
         if not condition.holds(digest):
             raise ConditionFailed(digest)
         await carry_out(self._proposer, DeleteManifest(repository, digest))
 
     # Blobs
 
-    def blob(self, repository: RepositoryName, digest: Digest) -> BlobView:
+    async def blob(self, repository: RepositoryName, digest: Digest) -> BlobView:
         """A blob of the repository. Raises BlobUnknown."""
-        view = self._views.blob(repository, digest)
+        view = await self._blob(repository, digest)
         if view is None:
             raise BlobUnknown(repository, digest)
         return view
@@ -180,7 +193,7 @@ class Registry:
         """Lets a blob of `source` (None: of any repository) belong to this one too. False if there is none."""
         if self._views.blob(repository, digest):
             return True
-        if source and not self._views.blob(source, digest):
+        if source and not await self._blob(source, digest):
             return False
         try:
             await carry_out(self._proposer, MountBlob(repository, digest, source))
@@ -194,29 +207,42 @@ class Registry:
         """The blob leaves the repository. Raises Disabled, BlobUnknown, ConditionFailed, BlobInUse."""
         if not self._config.delete_blobs:
             raise Disabled("this registry does not delete blobs")
-        self.blob(repository, digest)
+        await self._fresh()
+        if self._views.blob(repository, digest) is None:
+            raise BlobUnknown(repository, digest)
         if not condition.holds(digest):
             raise ConditionFailed(digest)
         await carry_out(self._proposer, DeleteBlob(repository, digest))
 
     # Lists
 
-    def tags(self, repository: RepositoryName, after: str | None, limit: int) -> list[str]:
+    async def tags(self, repository: RepositoryName, after: str | None, limit: int) -> list[str]:
         """Up to `limit` tags that follow `after`, in ASCII order. Raises RepositoryUnknown."""
+        await self._fresh()
         tags = self._views.tags(repository, after, limit)
         if tags is None:
             raise RepositoryUnknown(repository)
         return tags
 
-    def repositories(self, after: str | None, limit: int) -> list[str]:
+    async def repositories(self, after: str | None, limit: int) -> list[str]:
         """Up to `limit` repositories that follow `after`, in ASCII order."""
+        await self._fresh()
         return self._views.repositories(after, limit)
 
-    def referrers(
-        self, repository: RepositoryName, subject: Digest, artifact_type: str | None, after: Digest | None, limit: int
-    ) -> list[Referrer]:
-        """Up to `limit` manifests that refer to `subject`, which need not exist, and neither need the repository."""
-        return self._views.referrers(repository, subject, artifact_type, after, limit)
+    async def referrers(
+        self, repository: RepositoryName, subject: Digest, artifact_type: str | None
+    ) -> Callable[[Digest | None, int], list[Referrer]]:
+        """Manifests that refer to `subject`, which need not exist, and neither need the repository: to be read at once,
+        each call giving up to so many that follow a digest."""
+        await self._fresh()
+        return partial(self._views.referrers, repository, subject, artifact_type)
+
+    async def _blob(self, repository: RepositoryName, digest: Digest) -> BlobView | None:
+        view = self._views.blob(repository, digest)
+        if view is None:
+            await self._fresh()
+            view = self._views.blob(repository, digest)
+        return view
 
     def _decide(self, repository: RepositoryName, facts: ManifestFacts, undecided: frozenset[Digest]) -> ManifestFacts:
         """Children that are blobs here, and no manifests, are taken for blobs."""
@@ -233,6 +259,7 @@ class Registry:
             await self._propose(replace(command, expected=condition.expected(None)))
             return
         for _ in range(_ATTEMPTS):
+            await self._fresh()
             view = self._views.resolve(command.repository, command.tags[0])
             current = view.digest if view else None
             if current != command.digest and not condition.holds(current):

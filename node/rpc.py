@@ -62,16 +62,21 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeeperStatus:
-    """Where the keeper stands: its process, the last entry applied, the last committed and the first kept one."""
+    """Where the keeper stands: its process, the last entry applied, the last committed and the first kept one; the term
+    and who leads in it (None while unknown). `current` says whether it has lately made sure of having applied all that
+    was acknowledged anywhere."""
 
     pid: int
     applied: int
     commit: int
     first: int
+    term: int
+    steward: str | None
+    current: bool
 
 
 class Keeper(Protocol):
-    """What is served: a replica, or what stands before it."""
+    """What is served: what stands before a replica."""
 
     @property
     def applied(self) -> int:
@@ -81,13 +86,17 @@ class Keeper(Protocol):
     def status(self) -> LogStatus:
         """See Replica."""
 
+    @property
+    def current(self) -> bool:
+        """See KeeperStatus."""
+
     async def enrol(self, name: str) -> int:
         """See Channel."""
 
     async def propose(self, proposer: int, sequence: int, acknowledged: int, command: Command) -> Outcome:
         """See Channel."""
 
-    async def barrier(self) -> int:
+    async def sync(self) -> int:
         """See Replica."""
 
 
@@ -100,7 +109,7 @@ class _Service:
         calls: dict[str, Call] = {
             "Enrol": self._enrol,
             "Propose": self._propose,
-            "Barrier": self._barrier,
+            "Sync": self._sync,
             "Status": self._status,
         }
         methods = {name: grpc.unary_unary_rpc_method_handler(self._answering(call)) for name, call in calls.items()}
@@ -131,12 +140,21 @@ class _Service:
         outcome = await self._keeper.propose(proposer, sequence, acknowledged, decode_command(command))
         return encode_outcome(outcome)
 
-    async def _barrier(self) -> int:
-        return await self._keeper.barrier()
+    async def _sync(self) -> int:
+        return await self._keeper.sync()
 
-    async def _status(self) -> tuple[int, ...]:
-        status = self._keeper.status
-        return astuple(KeeperStatus(os.getpid(), self._keeper.applied, status.commit, status.first))
+    async def _status(self) -> tuple[object, ...]:
+        log = self._keeper.status
+        status = KeeperStatus(
+            pid=os.getpid(),
+            applied=self._keeper.applied,
+            commit=log.commit,
+            first=log.first,
+            term=log.term,
+            steward=log.steward,
+            current=self._keeper.current,
+        )
+        return astuple(status)
 
 
 @asynccontextmanager
@@ -162,7 +180,7 @@ class KeeperClient:
     def __init__(self, socket: Path, *, call_seconds: float = CALL_SECONDS) -> None:
         self._call_seconds = call_seconds
         self._channel = grpc.aio.insecure_channel(_uri(socket), options=[*_BOUNDS, *_RECONNECT])
-        names = ("Enrol", "Propose", "Barrier", "Status")
+        names = ("Enrol", "Propose", "Sync", "Status")
         self._calls = {name: self._channel.unary_unary(f"/{SERVICE}/{name}", None, None) for name in names}
 
     async def enrol(self, name: str) -> int:
@@ -177,9 +195,9 @@ class KeeperClient:
         except InvalidCommand as error:
             raise LogUnavailable(f"the keeper's answer cannot be read: {error}") from error
 
-    async def barrier(self) -> int:
+    async def sync(self) -> int:
         """See Replica. Raises LogUnavailable."""
-        return int(await self._call("Barrier"))
+        return int(await self._call("Sync"))
 
     async def status(self) -> KeeperStatus:
         """Raises LogUnavailable when there is no answer within STATUS_SECONDS."""

@@ -36,7 +36,11 @@ RELOAD_SECONDS = 30.0
 
 # gRPC's C core: no handlers for forks that never happen, and no lines on standard error that are not ours.
 _QUIET = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
-_FIXED = {"node": ("region", "name", "data", "runtime"), "listen": ("address", "admin", "peers")}
+_FIXED = {
+    "node": ("region", "name", "data", "runtime"),
+    "listen": ("address", "admin", "peers", "transfers"),
+    "cluster": ("id", "members", "ca", "certificate", "key"),
+}
 _KEEPERS = ("log", "telemetry")
 
 log = logging.getLogger(__name__)

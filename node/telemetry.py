@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 DISK_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+SYNC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
 
 __all__ = [
@@ -72,6 +73,13 @@ class Metrics:
             "meridian_log_append_seconds", "From a command's arrival at the log to its fsync", buckets=DISK_BUCKETS
         )
         self.applied: Gauge = gauge("meridian_applied_index", "The last log index committed to the state")
+        self.commit: Gauge = gauge("meridian_commit_index", "The last log index known to be committed")
+        self.term: Gauge = gauge("meridian_log_term", "The term of the log; it rises with each election")
+        self.steward: Gauge = gauge("meridian_steward", "1 on the node that leads the log, else 0")
+        self.current: Gauge = gauge("meridian_current", "1 if the state lately was the newest for sure, else 0")
+        self.sync_seconds: Histogram = Histogram(
+            "meridian_sync_seconds", "From asking what is acknowledged to having applied it", buckets=SYNC_BUCKETS
+        )
         self.checkpoints: Counter = Counter("meridian_checkpoints_total", "Durable checkpoints of the state")
         self.trims: Counter = Counter("meridian_log_trims_total", "Times the log was trimmed")
         self.restarts: Counter = Counter("meridian_process_restarts_total", "Restarts by the supervisor", ["process"])

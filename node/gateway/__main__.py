@@ -27,6 +27,7 @@ from node.admin import OK, Health, Storage, create_admin
 from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
+from node.freshness import Confirmed
 from node.gateway.app import create_app
 from node.gateway.housekeeping import keep_house
 from node.gateway.server import HttpServer
@@ -89,7 +90,7 @@ async def _open_registry(
 ) -> Registry | None:
     """None if the process is to end before there is a state to read."""
     config = launch.config
-    identity = Identity.load_or_create(config.data)
+    identity = Identity.of(config)
     folder = config.data / "blobs"
     await asyncio.to_thread(_require_blobs, folder, config.data / "state", identity.store_id)
     blobs = await asyncio.to_thread(
@@ -104,6 +105,10 @@ async def _open_registry(
     health.storage = Storage(views, uploads)
     if launch.number == 0:
         stack.push_async_callback(_cancel, asyncio.create_task(keep_house(uploads, health)))
+    freshness = None
+    if config.cluster.members:
+        freshness = Confirmed(keeper.sync)
+        stack.push_async_callback(freshness.close)
     return Registry(
         views=views,
         proposer=Proposer(keeper, f"{config.node.name}/{launch.name}"),
@@ -111,6 +116,7 @@ async def _open_registry(
         uploads=uploads,
         tokens=UploadTokens(identity.node_id, identity.upload_secret),
         config=config,
+        freshness=freshness,
     )
 
 

@@ -32,7 +32,8 @@
     ├── TagConflict           412 DENIED, ETag
     ├── ConditionFailed       412 DENIED, ETag
     ├── Disabled              405 UNSUPPORTED, Allow
-    └── Undecided             503 UNAVAILABLE, Retry-After
+    ├── Undecided             503 UNAVAILABLE, Retry-After
+    └── StateUnconfirmed      503 UNAVAILABLE, Retry-After
     RequestRefused            node.gateway.refusals
     ├── RouteUnknown          404 UNSUPPORTED
     ├── MethodNotAllowed      405 UNSUPPORTED, Allow
@@ -84,6 +85,9 @@ class Rule:
 
 
 _UNAVAILABLE = Rule(503, "UNAVAILABLE", 2, "nothing can be written at the moment; try again")
+_UNCONFIRMED = Rule(
+    503, "UNAVAILABLE", 2, "this region cannot reach a majority of the cluster to make sure of the answer; try again"
+)
 _DISK_REFUSED = Rule(503, "UNAVAILABLE", 5, "the node's storage failed; try again", logged=True)
 _FULL = Rule(507, "STORAGE_FULL", 0, "there is no room for more; what is stored can be read")
 _UNEXPECTED = Rule(
@@ -122,6 +126,7 @@ RULES: dict[type[BaseException], Rule] = {
     errors.ConditionFailed: Rule(412, "DENIED"),
     errors.Disabled: Rule(405, "UNSUPPORTED"),
     errors.Undecided: _UNAVAILABLE,
+    errors.StateUnconfirmed: _UNCONFIRMED,
     refusals.RouteUnknown: Rule(404, "UNSUPPORTED"),
     refusals.MethodNotAllowed: Rule(405, "UNSUPPORTED"),
     refusals.MalformedRequest: Rule(400, "UNSUPPORTED"),

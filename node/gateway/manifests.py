@@ -27,7 +27,7 @@ _HARMLESS: Header = (b"content-security-policy", b"default-src 'none'; sandbox")
 async def get_manifest(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
     """end-3: a manifest by tag or digest; for HEAD without its bytes, and 304 if the client has it."""
     reference = _existing(text)
-    view = gateway.registry.resolve(repository, reference)
+    view = await gateway.registry.resolve(repository, reference)
     if not is_acceptable(request.header_lines(b"accept"), view.media_type):
         raise TypeNotAcceptable(view.media_type)
     headers = _headers(view.digest, view.media_type)

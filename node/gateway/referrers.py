@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -24,7 +25,8 @@ async def get_referrers(gateway: Gateway, request: Request, repository: Reposito
     subject = Digest.parse(text)
     artifact_type = request.parameter("artifactType") or None
     page = parse_page(request, gateway.limits.page_size)
-    descriptors, last = _collect(gateway, repository, subject, artifact_type, page)
+    listing = await gateway.registry.referrers(repository, subject, artifact_type)
+    descriptors, last = _collect(listing, page)
     headers: list[Header] = [(b"content-type", INDEX.encode())]
     parameters = {"artifactType": artifact_type} if artifact_type else {}
     if artifact_type:
@@ -34,15 +36,13 @@ async def get_referrers(gateway: Gateway, request: Request, repository: Reposito
     return Response(200, headers, _HEAD + b",".join(descriptors) + b"]}")
 
 
-def _collect(
-    gateway: Gateway, repository: RepositoryName, subject: Digest, artifact_type: str | None, page: Page
-) -> tuple[list[bytes], Digest | None]:
+def _collect(listing: Callable[[Digest | None, int], list[Referrer]], page: Page) -> tuple[list[bytes], Digest | None]:
     """The descriptors of one page, and its last digest if more follow."""
     descriptors: list[bytes] = []
     size = len(_HEAD) + 2
     after = Digest.parse(page.after) if page.after else None
     while len(descriptors) < page.limit:
-        batch = gateway.registry.referrers(repository, subject, artifact_type, after, _BATCH)
+        batch = listing(after, _BATCH)
         for referrer in batch:
             encoded = msgspec.json.encode(_descriptor(referrer))
             if len(descriptors) == page.limit or (descriptors and size + len(encoded) + 1 > MAX_PAGE_BYTES):
@@ -52,7 +52,7 @@ def _collect(
             after = referrer.digest
         if len(batch) < _BATCH:
             return descriptors, None
-    more = page.limit and gateway.registry.referrers(repository, subject, artifact_type, after, 1)
+    more = page.limit and listing(after, 1)
     return descriptors, after if more else None
 
 

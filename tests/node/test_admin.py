@@ -1,9 +1,13 @@
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
+import pytest
 
+from consensus.errors import LogUnavailable
 from consensus.names import StoreId
 from consensus.replica import Replica
 from consensus.solo import SoloLog
@@ -11,9 +15,10 @@ from consensus.state import State
 from consensus.views import Views
 from node.admin import OK, Health, Storage, create_admin
 from node.blobs.memory import MemoryStore, MemoryUploads
-from node.config import Config, Limits, Node
+from node.config import Cluster, Config, Limits, Node
+from node.counter import Counter
 from node.launch import Launch
-from node.rpc import KeeperClient, serve_keeper
+from node.rpc import KeeperClient, KeeperStatus, serve_keeper
 
 
 def launch_in(folder: Path, *, free_bytes: int = 0) -> Launch:
@@ -62,16 +67,19 @@ async def test_a_node_without_state_and_keeper_lives_and_is_not_ready(tmp_path: 
 async def test_a_node_with_state_and_keeper_is_ready_even_if_its_disk_is_full(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     launch = launch_in(tmp_path, free_bytes=2**62)
+    ready = asyncio.Event()
     log = SoloLog.open(tmp_path / "wal")
     storage = open_storage(tmp_path)
     state = State.open(tmp_path / "state", "c" * 32)
     try:
         async with (
             Replica.open(log, state) as replica,
-            serve_keeper(replica, launch.keeper_socket),
+            serve_keeper(counter := Counter(replica), launch.keeper_socket),
+            counter.kept_current(ready.set),
             asking(launch) as (health, client),
         ):
             health.storage = storage
+            await ready.wait()
             answer = await client.get("/readyz")
             assert (answer.status_code, answer.json()["registry"]) == (503, "does not serve yet")
             health.registry = OK
@@ -80,6 +88,7 @@ async def test_a_node_with_state_and_keeper_is_ready_even_if_its_disk_is_full(tm
             assert "uploads are refused" in answer.json()["store"]
             report = (await client.get("/meridian/v1/status")).json()
             assert (report["applied"], report["commit"], report["uploads"]) == (0, 0, 0)
+            assert (report["term"], report["steward"]) == (1, "solo")
             assert report["keeper_pid"] > 0
             metrics = await client.get("/metrics")
             assert metrics.status_code == 200
@@ -101,3 +110,56 @@ async def test_other_paths_and_methods(tmp_path: Path) -> None:
     async with asking(launch_in(tmp_path)) as (_, client):
         assert (await client.get("/")).status_code == 404
         assert (await client.post("/livez")).status_code == 405
+
+
+def standing(**changes: object) -> KeeperStatus:
+    known = {"pid": 1, "applied": 5, "commit": 7, "first": 1, "term": 2, "steward": "us-1", "current": True}
+    return KeeperStatus(**{**known, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("keeper", "ready", "cluster"),
+    [
+        (standing(), True, "ok"),
+        (standing(current=False, steward=None), False, "no steward: a majority of the members cannot be reached"),
+        (
+            standing(current=False),
+            False,
+            "at entry 5, not sure that this is all: us-1, the steward, does not say",
+        ),
+        (None, False, "not known"),
+    ],
+)
+async def test_a_member_says_how_it_stands_in_its_cluster(
+    tmp_path: Path, keeper: KeeperStatus | None, ready: bool, cluster: str
+) -> None:
+    launch = launch_in(tmp_path)
+    members = Cluster(id="c" * 32, members=("a=127.0.0.1:1",))
+    launch = msgspec.structs.replace(launch, config=msgspec.structs.replace(launch.config, cluster=members))
+    health = Health(launch, Answering(keeper))
+    health.storage = open_storage(tmp_path)
+    try:
+        found, checks = await health.checks()
+        assert (found, checks["cluster"]) == (ready, cluster)
+        assert checks["keeper"] == ("ok" if keeper else "does not answer")
+    finally:
+        health.storage.views.close()
+
+
+async def test_a_node_alone_that_still_reads_its_log_is_not_ready(tmp_path: Path) -> None:
+    health = Health(launch_in(tmp_path), Answering(standing(current=False)))
+    ready, checks = await health.checks()
+    assert (ready, checks["keeper"]) == (False, "still reads its log: at entry 5 of 7")
+    assert "cluster" not in checks
+
+
+class Answering(KeeperClient):
+    """A connection to a keeper that says this."""
+
+    def __init__(self, answer: KeeperStatus | None) -> None:
+        self._answer = answer
+
+    async def status(self) -> KeeperStatus:
+        if self._answer is None:
+            raise LogUnavailable("away")
+        return self._answer

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from consensus import clock
+from node.identity import Identity
 from node.local import Cluster, LocalError, RegionFolder, stop
+from node.local_members import Members
 from node.local_up import foreground
 from tests.node.commands import MERIDIAN, clean_environment, free_base_port, meridian
 from tests.node.descent import descendants, is_alive
@@ -31,10 +34,10 @@ def eventually(holds: Callable[[], object], seconds: float = 30.0) -> None:
 class Machine:
     """A data folder and a BASE_PORT; everything that runs on it is ended with the test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, regions: str = "eu") -> None:
         self.folder = folder
         self.base_port = free_base_port()
-        self.variables = {"MERIDIAN_DATA": ".meridian", "BASE_PORT": str(self.base_port), **QUICK}
+        self.variables = {"MERIDIAN_DATA": ".meridian", "BASE_PORT": str(self.base_port), "REGIONS": regions, **QUICK}
         self.terminals: list[subprocess.Popen[str]] = []
         self.cluster = Cluster.from_environment({**self.variables, "MERIDIAN_DATA": str(folder / ".meridian")})
 
@@ -63,15 +66,27 @@ class Machine:
     def status(self) -> dict[str, dict[str, Any]]:
         return {row["region"]: row for row in json.loads(self.local("status", "--json"))}
 
-    def processes(self) -> list[int]:
-        pid = self.eu.supervisor()
+    def processes(self, region: int = 0) -> list[int]:
+        pid = self.cluster.regions[region].folder.supervisor()
         assert pid is not None
         return [pid, *descendants(pid)]
+
+    def all_processes(self) -> list[int]:
+        return [pid for number in range(len(self.cluster.regions)) for pid in self.processes(number)]
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path)
+    """One region, which stands alone: quick."""
+    yield from ended(Machine(tmp_path))
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Machine]:
+    yield from ended(Machine(tmp_path, "eu,us,ap"))
+
+
+def ended(made: Machine) -> Iterator[Machine]:
     try:
         yield made
     finally:
@@ -100,7 +115,7 @@ def test_ports_and_folders_follow_from_the_environment(tmp_path: Path) -> None:
     assert (first.name, first.address, first.admin) == ("b", "127.0.0.1:7001", "127.0.0.1:7101")
     assert (second.name, second.address, second.admin) == ("a", "127.0.0.1:7002", "127.0.0.1:7102")
     assert first.folder.path == tmp_path / "b"
-    assert [region.name for region in cluster.started] == ["b"]
+    assert (second.peers, second.transfers, second.member) == ("127.0.0.1:7202", "127.0.0.1:7302", "a-1")
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -117,10 +132,10 @@ def test_defaults(tmp_path: Path) -> None:
         ({"REGIONS": "eu,,us"}, "REGIONS: '': a lower-case letter"),
         ({"REGIONS": "eu,../us"}, "REGIONS: '../us': a lower-case letter"),
         ({"REGIONS": "eu,eu"}, "REGIONS: names a region twice"),
-        ({"REGIONS": ",".join(f"r{i}" for i in range(100))}, "REGIONS: more than 99"),
-        ({"BASE_PORT": "http"}, "BASE_PORT: expected a whole number of at most 65332, got 'http'"),
+        ({"REGIONS": ",".join(f"r{i}" for i in range(8))}, "REGIONS: more than 7"),
+        ({"BASE_PORT": "http"}, "BASE_PORT: expected a whole number of at most 65232, got 'http'"),
         ({"BASE_PORT": "-1"}, "BASE_PORT: expected"),
-        ({"BASE_PORT": "65333"}, "BASE_PORT: expected"),
+        ({"BASE_PORT": "65233"}, "BASE_PORT: expected"),
         ({"BASE_PORT": "9" * 5000}, "BASE_PORT: expected"),
     ],
 )
@@ -136,9 +151,6 @@ def test_commands_refuse_in_one_line(tmp_path: Path) -> None:
         assert (answer.returncode, len(answer.stderr.splitlines())) == (1, 1)
     answer = meridian("local", "start", "mars", cwd=tmp_path)
     assert answer.stderr == "meridian: no region 'mars'; REGIONS names eu, us, ap\n"
-    answer = meridian("local", "start", "us", cwd=tmp_path)
-    assert answer.stderr.startswith("meridian: region us waits for the consensus engine")
-    assert not (tmp_path / ".meridian").exists()
 
 
 # --- whom a pid file is believed about ---
@@ -164,8 +176,8 @@ def test_nothing_runs(tmp_path: Path) -> None:
     rows = json.loads(meridian("local", "status", "--json", cwd=tmp_path).stdout)
     assert [(row["region"], row["state"], row["pid"]) for row in rows] == [
         ("eu", "stopped", None),
-        ("us", "waiting", None),
-        ("ap", "waiting", None),
+        ("us", "stopped", None),
+        ("ap", "stopped", None),
     ]
     assert not (tmp_path / ".meridian").exists()
 
@@ -187,7 +199,6 @@ def test_the_life_of_a_cluster_in_a_terminal(machine: Machine) -> None:
     terminal = machine.up()
     lines = read_until(terminal, "ready")
     assert re.fullmatch(rf"region eu: starts, pid \d+, http://127.0.0.1:{machine.base_port + 1}, admin .*", lines[0])
-    assert lines[1:3] == [f"region {name}: waits for the consensus engine" for name in ("us", "ap")]
     assert sorted(path.name for path in machine.cluster.data.iterdir() if path.is_dir()) == ["eu"]
     assert {"meridian.toml", "meridian.log", "meridian.pid", "data"} <= {
         path.name for path in machine.eu.path.iterdir()
@@ -291,3 +302,95 @@ def test_a_long_log_is_put_aside_at_the_start(machine: Machine) -> None:
     machine.local("start", "eu", code=1, MERIDIAN_LOG_KEEP_BYTES="few")
     assert (machine.eu.path / "meridian.log.1").stat().st_size == 64 * 1024 * 1024 + 1
     assert machine.eu.log_bytes() < 4096
+
+
+# --- three regions ---
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_the_life_of_three_regions(three: Machine) -> None:
+    terminal = three.up()
+    lines = read_until(terminal, "ready")
+    for line, name in zip(lines, ("eu", "us", "ap"), strict=False):
+        assert line.startswith(f"region {name}: starts, pid ")
+    assert sorted(path.name for path in three.cluster.data.iterdir() if path.is_dir()) == ["ap", "eu", "us"]
+    assert {row["state"] for row in three.status().values()} == {"running"}
+    first = three.all_processes()
+    for pid in first:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(map(is_alive, first)))
+    assert {row["state"] for row in three.status().values()} == {"stopped"}
+    terminal.kill()
+    terminal.wait()
+
+    # The same cluster again, a region at a time, whatever was left behind.
+    before = {name: everything(three.cluster.data / name / "tls") for name in ("eu", "us", "ap")}
+    waits = three.local("start", "us")
+    assert waits.startswith("region us: runs, but waits for a majority of the regions, pid ")
+    assert three.status()["us"]["state"] == "waiting"
+    assert three.local("start", "ap").startswith("region ap: ready, pid ")
+    eventually(lambda: three.status()["us"]["state"] == "running")
+    assert three.local("start", "eu").startswith("region eu: ready, pid ")
+    assert before == {name: everything(three.cluster.data / name / "tls") for name in ("eu", "us", "ap")}
+
+    assert three.local("stop", "eu") == "region eu: stopped\n"
+    assert [row["state"] for row in three.status().values()] == ["stopped", "running", "running"]
+    last = three.processes(1) + three.processes(2)
+    assert three.local("down") == "region ap: stopped\nregion us: stopped\n"
+    eventually(lambda: not any(map(is_alive, last)), 5)
+
+
+def test_the_members_are_fixed(tmp_path: Path) -> None:
+    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us"})
+    made = Members.of(cluster)
+    assert (len(made.cluster_id), made.left_out) == (32, ())
+    assert Members.of(cluster) == made
+    for regions in ("eu,us,ap", "us,eu", "eu"):
+        with pytest.raises(LocalError, match="whose members are fixed: set REGIONS=eu,us, or another MERIDIAN_DATA"):
+            Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": regions}))
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_each_region_has_a_key_of_its_own_and_all_list_the_same_members(tmp_path: Path) -> None:
+    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "BASE_PORT": "7000"})
+    members = Members.of(cluster)
+    eu, us = (members.section(region) for region in members.regions)
+    assert eu == us == members.section(members.regions[0])
+    assert 'members = ["eu-1=127.0.0.1:7201", "us-1=127.0.0.1:7202"]' in eu
+    keys = [everything(tmp_path / name / "tls") for name in ("eu", "us")]
+    assert keys[0]["ca.crt"] == keys[1]["ca.crt"]
+    assert keys[0]["node.key"] != keys[1]["node.key"]
+    (tmp_path / "ca.key").unlink()  # is needed for the first start of a region only
+    assert members.section(members.regions[1]) == us
+    shutil.rmtree(tmp_path / "us")
+    with pytest.raises(LocalError, match="region us: no authority in"):
+        members.section(members.regions[1])
+
+
+def test_a_start_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "ca.key").write_text("half")
+    (tmp_path / "ca.crt.new").write_text("half")
+    members = Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us"}))
+    assert members.section(members.regions[0])
+
+
+def test_a_damaged_record_is_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "cluster.json").write_text("{")
+    with pytest.raises(LocalError, match=r"cluster\.json is damaged"):
+        Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path)}))
+
+
+def test_a_region_from_before_there_were_clusters_goes_on_alone(machine: Machine) -> None:
+    (machine.eu.path / "data").mkdir(parents=True)
+    Identity.load_or_create(machine.eu.path / "data")
+    machine.variables["REGIONS"] = "eu,us,ap"
+    assert machine.local("start", "eu").startswith("region eu: ready, pid ")
+    refusal = machine.local("start", "us", code=1)
+    assert "is of a version that knew one region only, and goes on alone; move it away" in refusal
+    assert [row["state"] for row in machine.status().values()] == ["running", "unused", "unused"]
+    lines = read_until(machine.up(), "ready")
+    assert lines[0].startswith("region eu: runs already, pid ")
+    assert [line.partition(":")[0] for line in lines[1:3]] == ["region us", "region ap"]

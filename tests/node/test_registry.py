@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import cycle
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus.commands import Command, Outcome, PutManifest, StageContent
+from consensus.commands import BlobFact, Command, Outcome, PutManifest, RecordBlobs, StageContent
 from consensus.errors import LogFull
 from consensus.manifest import parse_manifest
 from consensus.names import Digest, RepositoryName, StoreId, Tag
@@ -23,7 +25,8 @@ from consensus.views import Views
 from node.blobs.memory import MemoryStore, MemoryUploads
 from node.conditions import ANYTHING, UNCONDITIONAL, Condition
 from node.config import Config
-from node.errors import ManifestUnknown, TagConflict, Undecided
+from node.errors import BlobUnknown, ManifestUnknown, TagConflict, Undecided
+from node.freshness import Freshness
 from node.registry import ManifestPush, Registry
 from node.tokens import UploadTokens
 
@@ -76,7 +79,7 @@ async def replicated(folder: Path) -> AsyncIterator[tuple[Replica, Views]]:
         state.close()
 
 
-def registry_on(channel: Channel, views: Views) -> Registry:
+def registry_on(channel: Channel, views: Views, freshness: Freshness | None = None) -> Registry:
     blobs = MemoryStore(StoreId("a" * 32))
     return Registry(
         views=views,
@@ -85,6 +88,7 @@ def registry_on(channel: Channel, views: Views) -> Registry:
         uploads=MemoryUploads(blobs),
         tokens=UploadTokens("1" * 32, b"s" * 32),
         config=Config(),
+        freshness=freshness,
     )
 
 
@@ -106,7 +110,7 @@ async def test_a_tag_that_moves_meanwhile_is_looked_at_again(tmp_path: Path) -> 
         channel = Interfering(replica, meddle)
         pushed = await registry_on(channel, views).push_manifest(APP, push(b"mine", Condition(match=ANYTHING)))
         assert channel.count == 2
-        assert plain.resolve(APP, V1).digest == pushed.digest
+        assert (await plain.resolve(APP, V1)).digest == pushed.digest
 
 
 def push_of(views: Views, digest: Digest) -> PutManifest:
@@ -129,7 +133,7 @@ async def test_a_tag_that_never_holds_still_is_given_up(tmp_path: Path) -> None:
         channel = Interfering(replica, meddle)
         with pytest.raises(Undecided):
             await registry_on(channel, views).push_manifest(APP, push(b"mine", Condition(match=ANYTHING)))
-        assert plain.resolve(APP, V1).digest in digests
+        assert (await plain.resolve(APP, V1)).digest in digests
 
 
 async def test_a_fixed_expectation_is_tried_once(tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ async def test_a_fixed_expectation_is_tried_once(tmp_path: Path) -> None:
             await plain.delete_tag(APP, V1, Condition(match=frozenset({one})))
         await plain.delete_tag(APP, V1, Condition(match=frozenset({two})))
         with pytest.raises(ManifestUnknown):
-            plain.resolve(APP, V1)
+            await plain.resolve(APP, V1)
 
 
 LARGE = b"x" * 300_000
@@ -197,7 +201,7 @@ async def test_parts_that_others_drive_out_are_sent_again(tmp_path: Path, times:
             with pytest.raises(Undecided):
                 await registry.push_manifest(APP, push(LARGE))
             with pytest.raises(ManifestUnknown):
-                registry.resolve(APP, V1)
+                await registry.resolve(APP, V1)
 
 
 @pytest.mark.parametrize("content", [b"small", LARGE])
@@ -209,7 +213,7 @@ async def test_a_full_log_refuses_and_reading_goes_on(tmp_path: Path, content: b
             await full.push_manifest(APP, push(content, tag=Tag("v2")))
         with pytest.raises(LogFull):
             await full.delete_tag(APP, V1, UNCONDITIONAL)
-        assert full.content(APP, full.resolve(APP, V1).digest) == b"kept"
+        assert full.content(APP, (await full.resolve(APP, V1)).digest) == b"kept"
 
 
 async def test_a_manifest_that_went_away_after_it_was_resolved(tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ async def test_what_is_cached_is_still_asked_for(tmp_path: Path) -> None:
         await registry.delete_manifest(APP, digest)
         for reference in (V1, digest):
             with pytest.raises(ManifestUnknown):
-                registry.resolve(APP, reference)
+                await registry.resolve(APP, reference)
 
 
 async def test_the_media_type_belongs_to_the_repository(tmp_path: Path) -> None:
@@ -238,5 +242,142 @@ async def test_the_media_type_belongs_to_the_repository(tmp_path: Path) -> None:
         other = RepositoryName("other")
         digest = (await registry.push_manifest(APP, push(b"{}"))).digest
         await registry.push_manifest(other, replace(push(b"{}"), media_type="application/vnd.example.other"))
-        assert registry.resolve(APP, digest).media_type == PLAIN
-        assert registry.resolve(other, digest).media_type == "application/vnd.example.other"
+        assert (await registry.resolve(APP, digest)).media_type == PLAIN
+        assert (await registry.resolve(other, digest)).media_type == "application/vnd.example.other"
+
+
+class Behind:
+    """What a member lacks of what was acknowledged elsewhere: it is applied when the member syncs."""
+
+    def __init__(self, elsewhere: Callable[[], Awaitable[object]]) -> None:
+        self._elsewhere = elsewhere
+        self.asked = 0
+
+    async def fresh(self) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            await self._elsewhere()
+
+
+LAYER = b"layer"
+
+
+async def record(replica: Replica, repository: RepositoryName = APP) -> Digest:
+    digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
+    fact = BlobFact(digest, len(LAYER))
+    await Proposer(replica, "elsewhere").propose(RecordBlobs(repository, StoreId("b" * 32), (fact,)))
+    return digest
+
+
+Read = Callable[[Registry, Digest], Awaitable[object]]
+READS: dict[str, Read] = {
+    "tag": lambda registry, digest: registry.resolve(APP, V1),
+    "digest": lambda registry, digest: registry.resolve(APP, digest),
+    "tags": lambda registry, digest: registry.tags(APP, None, 10),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+async def test_what_was_pushed_elsewhere_is_read(tmp_path: Path, read: Read) -> None:
+    async with replicated(tmp_path) as (replica, views):
+        elsewhere = registry_on(replica, views)
+        behind = Behind(lambda: elsewhere.push_manifest(APP, push(b"one")))
+        digest = Digest("sha256", hashlib.sha256(b"one").hexdigest())
+        assert await read(registry_on(replica, views, behind), digest)
+        assert behind.asked == 1
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+async def test_what_was_deleted_elsewhere_is_not(tmp_path: Path, read: Read) -> None:
+    async with replicated(tmp_path) as (replica, views):
+        elsewhere = registry_on(replica, views)
+        digest = (await elsewhere.push_manifest(APP, push(b"one"))).digest
+        behind = Behind(lambda: elsewhere.delete_manifest(APP, digest))
+        try:
+            assert await read(registry_on(replica, views, behind), digest) == []
+        except ManifestUnknown:
+            assert read is not READS["tags"]
+
+
+async def test_lists_are_as_new(tmp_path: Path) -> None:
+    async with replicated(tmp_path) as (replica, views):
+        behind = Behind(lambda: record(replica))
+        assert await registry_on(replica, views, behind).repositories(None, 10) == ["team/app"]
+        subject = Digest("sha256", "5" * 64)
+        content = json.dumps(
+            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "subject": described(subject)}
+        ).encode()
+        elsewhere = registry_on(replica, views)
+        behind = Behind(lambda: elsewhere.push_manifest(APP, replace(push(content), media_type=OCI_INDEX, tags=())))
+        listing = await registry_on(replica, views, behind).referrers(APP, subject, None)
+        assert len(listing(None, 10)) == 1
+
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+def described(digest: Digest) -> dict[str, object]:
+    return {"mediaType": OCI_INDEX, "digest": str(digest), "size": 1}
+
+
+async def test_a_blob_is_asked_about_only_if_it_is_not_known(tmp_path: Path) -> None:
+    async with replicated(tmp_path) as (replica, views):
+        behind = Behind(lambda: record(replica))
+        registry = registry_on(replica, views, behind)
+        digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
+        assert (await registry.blob(APP, digest)).size_bytes == len(LAYER)
+        assert (await registry.blob(APP, digest)).size_bytes == len(LAYER)
+        assert behind.asked == 1
+        with pytest.raises(BlobUnknown):
+            await registry.blob(APP, Digest("sha256", "0" * 64))
+        assert behind.asked == 2
+
+
+@pytest.mark.parametrize("source", [APP, None])
+async def test_a_blob_of_elsewhere_can_be_mounted(tmp_path: Path, source: RepositoryName | None) -> None:
+    async with replicated(tmp_path) as (replica, views):
+        if source is None:
+            await record(replica)
+        behind = Behind(lambda: record(replica))
+        digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
+        assert await registry_on(replica, views, behind).mount_blob(RepositoryName("other"), digest, source)
+        assert behind.asked == (0 if source is None else 1)
+
+
+async def test_a_manifest_of_blobs_of_elsewhere_is_taken(tmp_path: Path) -> None:
+    async with replicated(tmp_path) as (replica, views):
+        behind = Behind(lambda: record(replica))
+        registry = registry_on(replica, views, behind)
+        layer = {"mediaType": "x/y", "digest": f"sha256:{hashlib.sha256(LAYER).hexdigest()}", "size": len(LAYER)}
+        content = json.dumps({"schemaVersion": 2, "mediaType": OCI_IMAGE, "config": layer, "layers": [layer]}).encode()
+        await registry.push_manifest(APP, replace(push(content), media_type=OCI_IMAGE))
+        await registry.push_manifest(APP, replace(push(content), media_type=OCI_IMAGE))
+        assert behind.asked == 1
+
+
+OCI_IMAGE = "application/vnd.oci.image.manifest.v1+json"
+
+
+async def test_a_condition_is_about_the_newest_tag(tmp_path: Path) -> None:
+    async with replicated(tmp_path) as (replica, views):
+        elsewhere = registry_on(replica, views)
+        behind = Behind(lambda: elsewhere.push_manifest(APP, push(b"one")))
+        await registry_on(replica, views, behind).push_manifest(APP, push(b"two", Condition(match=ANYTHING)))
+        two = (await elsewhere.resolve(APP, V1)).digest
+        behind = Behind(lambda: elsewhere.push_manifest(APP, push(b"three")))
+        with pytest.raises(TagConflict):
+            await registry_on(replica, views, behind).delete_tag(APP, V1, Condition(match=frozenset({two})))
+
+
+async def test_deletes_look_for_the_newest(tmp_path: Path) -> None:
+    async with replicated(tmp_path) as (replica, views):
+        elsewhere = registry_on(replica, views)
+        behind = Behind(lambda: elsewhere.push_manifest(APP, push(b"one")))
+        await registry_on(replica, views, behind).delete_manifest(
+            APP, Digest("sha256", hashlib.sha256(b"one").hexdigest())
+        )
+        behind = Behind(lambda: record(replica))
+        digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
+        await registry_on(replica, views, behind).delete_blob(APP, digest)
+        with pytest.raises(BlobUnknown):
+            await registry_on(replica, views, behind).delete_blob(APP, digest)

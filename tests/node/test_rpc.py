@@ -23,6 +23,7 @@ from consensus.replica import Replica
 from consensus.solo import SoloLog
 from consensus.state import State
 from node import rpc
+from node.counter import Counter
 from node.rpc import KeeperClient, KeeperStatus, serve_keeper
 
 NAME = RepositoryName("team/app")
@@ -47,6 +48,7 @@ class Scripted:
     answer: Callable[[], Awaitable[Outcome]]
     calls: list[tuple[int, int, int, Command]] = field(default_factory=list)
     applied: int = 41
+    current: bool = True
     status: LogStatus = field(default_factory=lambda: LogStatus(1, "solo", True, 3, 42))
 
     async def enrol(self, name: str) -> int:
@@ -56,7 +58,7 @@ class Scripted:
         self.calls.append((proposer, sequence, acknowledged, command))
         return await self.answer()
 
-    async def barrier(self) -> int:
+    async def sync(self) -> int:
         return 42
 
 
@@ -86,9 +88,9 @@ async def test_calls_and_answers(tmp_path: Path) -> None:
         assert await client.enrol("abc") == 3
         assert await client.propose(1, 2, 1, COMMAND) == OUTCOME
         assert keeper.calls == [(1, 2, 1, COMMAND)]
-        assert await client.barrier() == 42
+        assert await client.sync() == 42
         status = await client.status()
-        assert status == KeeperStatus(pid=status.pid, applied=41, commit=42, first=3)
+        assert status == KeeperStatus(status.pid, applied=41, commit=42, first=3, term=1, steward="solo", current=True)
 
 
 @pytest.mark.parametrize("name", ["a%20b", "a?b#c", "a:b;c", "a b&c=d", "ä\udcff", "a\\b"])
@@ -97,7 +99,7 @@ async def test_a_socket_may_lie_in_a_folder_of_any_name(tmp_path: Path, name: st
     (tmp_path / name).mkdir()
     socket = tmp_path / name / "s"
     async with serve_keeper(Scripted(done), socket), client_of(socket) as client:
-        assert await client.barrier() == 42
+        assert await client.enrol("abc") == 3
         assert socket.is_socket()
 
 
@@ -115,7 +117,7 @@ async def test_failures_arrive_as_what_they_were(tmp_path: Path, error: Exceptio
 @on_uvloop
 async def test_calls_wait_for_a_keeper_that_is_about_to_come(tmp_path: Path) -> None:
     async with client_of(tmp_path / "s") as client:
-        call = asyncio.create_task(client.barrier())
+        call = asyncio.create_task(client.sync())
         await asyncio.sleep(0.2)
         assert not call.done()
         async with serve_keeper(Scripted(done), tmp_path / "s"):
@@ -136,7 +138,7 @@ async def test_a_keeper_that_returns_is_found_again(tmp_path: Path) -> None:
     async with client_of(tmp_path / "s") as client:
         for _ in range(3):
             async with serve_keeper(Scripted(done), tmp_path / "s"):
-                assert await client.barrier() == 42
+                assert await client.sync() == 42
 
 
 @on_uvloop
@@ -150,12 +152,12 @@ async def test_calls_under_way_are_unavailable_when_the_keeper_is_not_answering(
     async with serve_keeper(Scripted(never), tmp_path / "s"):
         client = KeeperClient(tmp_path / "s")
         call = asyncio.create_task(client.propose(1, 2, 1, COMMAND))
-        await client.barrier()
+        await client.sync()
         await client.close()
         with pytest.raises((LogUnavailable, asyncio.CancelledError)):
             await call
         with pytest.raises(LogUnavailable):
-            await client.barrier()
+            await client.sync()
         stuck.set()
 
 
@@ -207,13 +209,13 @@ async def test_a_proposer_changes_a_real_replica_through_it(tmp_path: Path) -> N
     try:
         async with (
             Replica.open(log, state) as replica,
-            serve_keeper(replica, tmp_path / "s"),
+            serve_keeper(Counter(replica), tmp_path / "s"),
             client_of(tmp_path / "s") as client,
         ):
             proposer = Proposer(client, "gateway-0")
             outcomes = await asyncio.gather(*(proposer.propose(COMMAND) for _ in range(50)))
             assert {outcome.status for outcome in outcomes} == {Status.NOT_FOUND}
-            assert (await client.status()).applied == await client.barrier() == 51
+            assert (await client.status()).applied == await client.sync() == 51
     finally:
         await log.close()
         state.close()

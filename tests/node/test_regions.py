@@ -1,0 +1,257 @@
+"""Three real regions as one registry: what one has answered, every other one answers, at once and ever after."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from node.local import Cluster, stop
+from tests.node.commands import clean_environment, free_base_port, meridian
+from tests.node.running import digest_of, eventually
+
+PLAIN = "application/vnd.example.plain"
+EU, US, AP = range(3)
+READY_SECONDS = 60.0
+SHORT_LOG = {"MERIDIAN_LOG_SEGMENT_BYTES": "65536", "MERIDIAN_LOG_KEEP_BYTES": "65536"}
+UNDECIDED = (503, 504)  # it may or may not have happened
+
+
+class Regions:
+    """Three regions on this machine, and a client of each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.variables = {"MERIDIAN_DATA": str(folder / "data"), "BASE_PORT": str(free_base_port()), **SHORT_LOG}
+        self.cluster = Cluster.from_environment(self.variables)
+        self.clients = [
+            httpx.Client(base_url=f"http://{region.address}", timeout=30, trust_env=False)
+            for region in self.cluster.regions
+        ]
+
+    def start(self, *regions: int) -> None:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            for _ in pool.map(self._start, regions):
+                pass
+        eventually(lambda: all(self.cluster.regions[region].ready() for region in regions), READY_SECONDS)
+
+    def _start(self, region: int) -> None:
+        answer = meridian(
+            "local", "start", self.cluster.regions[region].name, cwd=self.folder, **clean_environment(self.variables)
+        )
+        assert answer.returncode == 0, answer
+
+    def kill(self, region: int) -> None:
+        pid = self.cluster.regions[region].folder.supervisor()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: self.cluster.regions[region].folder.supervisor() is None)
+
+    def status(self, region: int) -> dict[str, object]:
+        answer = httpx.get(f"http://{self.cluster.regions[region].admin}/meridian/v1/status", trust_env=False)
+        return dict(answer.raise_for_status().json())
+
+    def steward(self) -> int:
+        """Who leads."""
+        names = [region.member for region in self.cluster.regions]
+        found = eventually(lambda: next((s for r in (EU, US, AP) if (s := self.status(r)["steward"])), None))
+        return names.index(found)
+
+    def push(self, region: int, content: bytes, reference: str = "v1", repository: str = "team/app") -> str:
+        answer = self.put(region, content, reference, repository)
+        assert answer.status_code == 201, answer.text
+        return digest_of(content)
+
+    def put(
+        self, region: int, content: bytes, reference: str = "v1", repository: str = "team/app", **headers: str
+    ) -> httpx.Response:
+        return self.clients[region].put(
+            f"/v2/{repository}/manifests/{reference}", content=content, headers={"content-type": PLAIN, **headers}
+        )
+
+    def get(self, region: int, reference: str = "v1", repository: str = "team/app") -> bytes | None:
+        """The manifest, None if there is none; nothing but these two is an answer."""
+        answer = self.clients[region].get(f"/v2/{repository}/manifests/{reference}")
+        assert answer.status_code in {200, 404}, answer.text
+        return answer.content if answer.status_code == 200 else None
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
+    made = Regions(tmp_path_factory.mktemp("regions"))
+    try:
+        made.start(EU, US, AP)
+        yield made
+    finally:
+        stop(made.cluster.folders())
+        for client in made.clients:
+            client.close()
+
+
+def test_what_one_region_answers_the_others_know(regions: Regions) -> None:
+    for number in range(30):
+        content = f"image {number}".encode()
+        digest = regions.push(EU, content)
+        for region in (US, AP):
+            assert regions.get(region) == content
+            assert regions.get(region, digest) == content
+        moved = content + b", retagged"
+        digest = regions.push(US, moved)
+        assert regions.get(AP) == moved
+        assert regions.clients[AP].delete(f"/v2/team/app/manifests/{digest}").status_code == 202
+        assert regions.get(EU) is None
+        assert regions.get(EU, digest) is None
+
+
+def test_lists_and_referrers_are_never_behind(regions: Regions) -> None:
+    subject = regions.push(EU, b"subject", repository="lists")
+    for number in range(10):
+        regions.push(number % 3, b"tagged", f"t{number}", repository="lists")
+        for region in (EU, US, AP):
+            tags = regions.clients[region].get("/v2/lists/tags/list").json()["tags"]
+            assert f"t{number}" in tags
+        regions.push(number % 3, b"first", repository=f"list-{number}")
+        for region in (EU, US, AP):
+            assert f"list-{number}" in regions.clients[region].get("/v2/_catalog").json()["repositories"]
+        index = (
+            '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],'
+            f'"annotations":{{"n":"{number}"}},"subject":{{"mediaType":"{PLAIN}","digest":"{subject}","size":7}}}}'
+        ).encode()
+        headers = {"content-type": "application/vnd.oci.image.index.v1+json"}
+        put = regions.clients[number % 3].put(f"/v2/lists/manifests/{digest_of(index)}", content=index, headers=headers)
+        assert put.status_code == 201, put.text
+        for region in (EU, US, AP):
+            found = regions.clients[region].get(f"/v2/lists/referrers/{subject}").json()["manifests"]
+            assert digest_of(index) in {each["digest"] for each in found}
+
+
+def test_compare_and_swap_has_one_winner_wherever_they_come_in(regions: Regions) -> None:
+    for number in range(10):
+        contents = [f"{number} by {region}".encode() for region in (EU, US, AP)]
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            answers = list(
+                pool.map(
+                    lambda region: (
+                        regions.put(
+                            region,
+                            contents[region],  # noqa: B023  all of them end within the loop's round
+                            f"race-{number}",  # noqa: B023
+                            **{"if-none-match": "*"},
+                        ).status_code
+                    ),
+                    (EU, US, AP),
+                )
+            )
+        assert sorted(answers) == [201, 412, 412]
+        for region in (EU, US, AP):
+            assert regions.get(region, f"race-{number}") == contents[answers.index(201)]
+
+
+def until_longer(acknowledged: dict[str, bytes]) -> None:
+    count = len(acknowledged) + 20
+    eventually(lambda: len(acknowledged) > count, 60)
+
+
+def test_the_death_of_the_stewards_keeper_loses_nothing(regions: Regions) -> None:
+    """Pushes go on through the other two; whatever was acknowledged, before or after, is read everywhere."""
+    acknowledged: dict[str, bytes] = {}
+    stopping = threading.Event()
+
+    def push_on(region: int) -> None:
+        number = 0
+        while not stopping.is_set():
+            tag, content = f"r{region}-{number}", f"{region} {number}".encode()
+            answer = regions.put(region, content, tag, "kill")
+            assert answer.status_code in {201, *UNDECIDED}, answer.text
+            if answer.status_code == 201:
+                acknowledged[tag] = content
+            number += 1
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        pushing = [pool.submit(push_on, region) for region in (EU, US, AP)]
+        try:
+            for _ in range(2):
+                until_longer(acknowledged)
+                os.kill(int(str(regions.status(regions.steward())["keeper_pid"])), signal.SIGKILL)
+                until_longer(acknowledged)
+        finally:
+            stopping.set()
+        for each in pushing:
+            each.result()
+    eventually(lambda: all(regions.cluster.regions[region].ready() for region in (EU, US, AP)), READY_SECONDS)
+    for region in (EU, US, AP):
+        for tag, content in acknowledged.items():
+            assert regions.get(region, tag, "kill") == content
+
+
+def test_two_regions_go_on_without_the_third(regions: Regions) -> None:
+    steward = regions.steward()
+    regions.kill(steward)
+    first, second = sorted({EU, US, AP} - {steward})
+    contents = [f"without {number}".encode() for number in range(10)]
+    eventually(lambda: regions.put(first, b"again", "again", "two").status_code == 201, 60)
+    for content in contents:
+        regions.push(first, content, repository="two")
+        assert regions.get(second, repository="two") == content
+    regions.start(steward)
+    assert regions.get(steward, repository="two") == contents[-1]
+
+
+def test_a_region_that_was_away_for_longer_than_the_log_goes_back(regions: Regions) -> None:
+    """It gets a snapshot, and its gateways, which read the state from before at their start, follow."""
+    away = next(region for region in (AP, US) if region != regions.steward())
+    regions.kill(away)
+    for number in range(150):
+        regions.push(EU, b"%d " % number * 500, "newest", repository="away")
+        regions.push(EU, b"%d " % number * 500, f"tag-{number}", repository="away")
+    regions.start(away)
+    log = regions.cluster.regions[away].folder.log_file.read_bytes()
+    assert b'"snapshot_installed"' in log
+    assert regions.get(away, "newest", "away") == b"149 " * 500
+    assert len(regions.clients[away].get("/v2/away/tags/list").json()["tags"]) == 151
+    regions.push(away, b"on", "newest", repository="away")
+    assert regions.get(EU, "newest", "away") == b"on"
+
+
+def test_a_steward_that_is_stopped_hands_over(regions: Regions) -> None:
+    steward, term = regions.steward(), regions.status(EU)["term"]
+    regions.push(steward, b"before", repository="drain")
+    region = regions.cluster.regions[steward]
+    mark = region.folder.log_bytes()
+    assert stop([region.folder]) == [region.name]
+    resigned = [line for line in region.folder.tail(mark).splitlines() if "keeper_resigned" in line]
+    assert json.loads(resigned[0])["handed_over"] is True
+    other = min({EU, US, AP} - {steward})
+    assert regions.get(other, repository="drain") == b"before"
+    assert int(str(regions.status(other)["term"])) == int(str(term)) + 1
+    regions.start(steward)
+
+
+def test_one_region_of_three_shows_nothing_old_and_recovers(regions: Regions) -> None:
+    regions.push(EU, b"before", repository="one")
+    blob = b"layer"
+    location = regions.clients[EU].post("/v2/one/blobs/uploads/").headers["location"]
+    digest = digest_of(blob)
+    assert regions.clients[EU].put(location, params={"digest": digest}, content=blob).status_code == 201
+    for region in (US, AP):
+        regions.kill(region)
+    for path in ("/v2/one/manifests/v1", "/v2/one/tags/list", "/v2/_catalog"):
+        answer = regions.clients[EU].get(path)
+        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (503, "UNAVAILABLE")
+        assert int(answer.headers["retry-after"]) > 0
+    assert regions.put(EU, b"lost", repository="one").status_code == 503
+    assert regions.clients[EU].get(f"/v2/one/blobs/{digest}").content == blob
+    eventually(lambda: not regions.cluster.regions[EU].ready())
+    assert regions.cluster.regions[EU].folder.supervisor() is not None
+    regions.start(US, AP)
+    eventually(lambda: regions.cluster.regions[EU].ready(), READY_SECONDS)
+    found = {regions.get(region, repository="one") for region in (EU, US, AP)}
+    assert len(found) == 1
+    assert found <= {b"before", b"lost"}

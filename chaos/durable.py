@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
-from chaos.durable_snapshots import ArchivePart, InstallPart
+from chaos.durable_snapshots import ArchivePart, InstallPart, SwapPart
 from chaos.part import Part, Promise, Tell
 from chaos.volume import SECTOR_BYTES
 from consensus import disk, generation, segments
@@ -302,6 +302,7 @@ PARTS: tuple[Part, ...] = (
     TornLogPart(),
     GenerationPart(),
     StatePart(),
+    SwapPart(),
     InstallPart(),
     ArchivePart(),
     PremisesPart(),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from chaos.durable_raft import BasePart, CutPart, VotePart
-from chaos.durable_snapshots import ArchivePart, InstallPart
+from chaos.durable_snapshots import ArchivePart, InstallPart, SwapPart
 from chaos.part import Part, Promise, Tell
 from chaos.volume import SECTOR_BYTES
 from consensus import disk, generation, segments
@@ -338,6 +338,7 @@ PARTS: tuple[Part, ...] = (
     BasePart(),
     GenerationPart(),
     StatePart(),
+    SwapPart(),
     InstallPart(),
     ArchivePart(),
     PremisesPart(),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from chaos.part import Promise, Tell
-from consensus import generation, snapshot
+from consensus import disk, generation, snapshot
 from consensus.archive import DATABASE, MANIFEST, Archive
 from consensus.codec import encode
 from consensus.commands import EnrolProposer, Envelope
@@ -27,8 +27,8 @@ class InstallPart:
 
     name: ClassVar[str] = "install"
     covers: ClassVar[tuple[str, ...]] = ("consensus/generation.py", "consensus/state.py", "SQLite")
-    dense: ClassVar[int] = 40
-    repeats: ClassVar[int] = 4
+    dense: ClassVar[int] = 38
+    repeats: ClassVar[int] = 3
 
     def prepare(self, folder: Path) -> None:
         """A state that lags."""
@@ -66,6 +66,44 @@ class InstallPart:
             assert state.hash() == _hash_at(state.applied), f"the state is not that of entry {state.applied}"
             others = {path.name for path in (folder / "state").glob("db-*.sqlite")} - {found.name}
             assert not others, f"{others} were left behind"
+
+
+class SwapPart:
+    """One generation put in the place of another, without anything else that syncs: CURRENT must never name a database
+    whose own name the disk has not kept, which is seen only if it keeps the one rename and not the other."""
+
+    name: ClassVar[str] = "swap"
+    covers: ClassVar[tuple[str, ...]] = ("consensus/generation.py",)
+    dense: ClassVar[int] = 12
+    repeats: ClassVar[int] = 24
+
+    def prepare(self, folder: Path) -> None:
+        """A generation in force, and a file that shall be the next."""
+        generation.create(folder / "state", _CLUSTER)
+        with (folder / "incoming").open("wb") as file:
+            file.write(b"the next")
+            file.flush()
+            disk.sync_file(file.fileno())
+        disk.sync_folder(folder)
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """Put in force, and the one before it removed."""
+        promise((generation.install(folder / "state", folder / "incoming").name,))
+        generation.remove_others(folder / "state")
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """A start, which goes on with what it finds."""
+        generation.settle(folder / "state")
+        found = generation.current(folder / "state")
+        assert found is not None
+        promise((found.name,))
+
+    def check(self, folder: Path, promises: Sequence[Promise]) -> None:
+        """What was promised last is in force; otherwise it may be either."""
+        found = generation.current(folder / "state")
+        assert found is not None
+        assert not promises or found.name == promises[-1][0], f"{found.name} is in force, not {promises[-1][0]}"
+        assert found.stem == "db-1" or found.read_bytes() == b"the next", "the generation in force is not whole"
 
 
 class ArchivePart:

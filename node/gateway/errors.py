@@ -4,6 +4,7 @@
     ├── InvalidName           400, by what did not parse: DIGEST_INVALID, NAME_INVALID or MANIFEST_INVALID
     ├── InvalidManifest       400 MANIFEST_INVALID
     ├── InvalidCommand        400 MANIFEST_INVALID: more descriptors and annotations than the log takes at once
+    ├── StateRefused          503 UNAVAILABLE, Retry-After: the database in force was changed by hand
     └── LogError              503 UNAVAILABLE, Retry-After
         └── LogFull           507 STORAGE_FULL
     StoreError                replication.stores; 503 UNAVAILABLE, Retry-After
@@ -60,7 +61,7 @@ from typing import Any
 
 import msgspec
 
-from consensus.errors import InvalidCommand, InvalidManifest, InvalidName, LogError, LogFull
+from consensus.errors import InvalidCommand, InvalidManifest, InvalidName, LogError, LogFull, StateRefused
 from node import access, errors
 from node.gateway import refusals
 from node.gateway.preconditions import entity_tag
@@ -137,6 +138,7 @@ RULES: dict[type[BaseException], Rule] = {
     refusals.TypeNotAcceptable: Rule(404, "MANIFEST_UNKNOWN"),
     refusals.RangeUnsatisfiable: Rule(416, "SIZE_INVALID"),
     refusals.Overloaded: Rule(503, "UNAVAILABLE", 2),
+    StateRefused: _DISK_REFUSED,
     sqlite3.Error: _DISK_REFUSED,
 }
 

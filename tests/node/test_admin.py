@@ -137,6 +137,7 @@ async def test_a_member_says_how_it_stands_in_its_cluster(
     members = Cluster(id="c" * 32, members=("a=127.0.0.1:1",))
     launch = msgspec.structs.replace(launch, config=msgspec.structs.replace(launch.config, cluster=members))
     health = Health(launch, Answering(keeper))
+    health.registry = OK
     health.storage = open_storage(tmp_path)
     try:
         found, checks = await health.checks()

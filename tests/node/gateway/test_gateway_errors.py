@@ -26,8 +26,6 @@ ROOTS = (
     registry_errors.RegistryError,
     refusals.RequestRefused,
 )
-# What ends a process at its start, or stays inside the keeper, and so never gets as far as a request.
-ELSEWHERE = {consensus_errors.StateRefused, stores.StoreRefused}
 OF_THE_SPECIFICATION = re.findall(
     "[A-Z_]+",
     """BLOB_UNKNOWN BLOB_UPLOAD_INVALID BLOB_UPLOAD_UNKNOWN DIGEST_INVALID MANIFEST_BLOB_UNKNOWN MANIFEST_INVALID
@@ -39,7 +37,15 @@ def below(kind: type[BaseException]) -> list[type[BaseException]]:
     return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
 
 
-CLASSES = [kind for root in ROOTS for kind in below(root) if kind not in ROOTS and kind not in ELSEWHERE]
+# What ends a process at its start, or stays inside the keeper, and so never gets as far as a request.
+ELSEWHERE = {stores.StoreRefused, *below(consensus_errors.SnapshotError)}
+MODULES = {root.__module__ for root in ROOTS}
+CLASSES = [
+    kind
+    for root in ROOTS
+    for kind in below(root)
+    if kind not in ROOTS and kind not in ELSEWHERE and kind.__module__ in MODULES
+]
 
 
 async def _nothing(*_: Any) -> Any:

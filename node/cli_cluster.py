@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from node.addresses import split_address
 from node.cli_config import toml
-from node.config import Port, split_address
+from node.config import Port
 from node.tables import show_json, show_table
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import click
 import msgspec
 
 from node.cli import config_option, find_config
-from node.config import Config, Section, Traced, bound, environment, key_types, section_types, trace
+from node.config import Config, Section, Traced, environment, key_types, section_types, trace
 from node.tables import show_json
+from node.values import bound
 
 
 @click.group()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from consensus.names import RepositoryName
+from node.addresses import split_address
 from node.cli import config_option, find_config
-from node.config import Config, environment, load, split_address
+from node.config import Config, environment, load
 from node.tables import show_json, show_table
 
 if TYPE_CHECKING:

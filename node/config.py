@@ -7,7 +7,6 @@ environment of a node; what a key means is written here and nowhere else (`merid
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import tomllib
@@ -19,15 +18,17 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from node.addresses import is_loopback, keeper_addresses, split_address, transfer_addresses
+from node.values import bound, is_list
+
 
 class ConfigError(Exception):
     """A configuration that cannot be used; the message names the file or variable, the key, and what was expected."""
 
 
 Port = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):[0-9]{1,5}\Z")]
-MemberAddress = Annotated[
-    str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}=(\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):[0-9]{1,5}\Z")
-]
+_MEMBER = r"^[a-z0-9][a-z0-9.-]{0,62}=(\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):[0-9]{1,5}(/[0-9]{1,5})?\Z"
+MemberAddress = Annotated[str, Meta(pattern=_MEMBER)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 
@@ -135,7 +136,10 @@ class Cluster(Section, frozen=True):
     members: Annotated[
         tuple[MemberAddress, ...],
         Meta(max_length=7),
-        Meta(description="every node by its name, this one too, and where its keeper is reached"),
+        Meta(
+            description="every node by its name, this one too, and the port of its [listen] peers; behind a slash that "
+            "of its [listen] transfers, where it is not 100 above"
+        ),
     ] = ()
     ca: Annotated[str, Meta(description="PEM file, the certificate of the cluster's CA")] = ""
     certificate: Annotated[str, Meta(description="PEM file, the certificate of this node")] = ""
@@ -143,8 +147,13 @@ class Cluster(Section, frozen=True):
 
     @property
     def addresses(self) -> dict[str, str]:
-        """host:port of each member by its name."""
-        return dict(member.split("=", 1) for member in self.members)
+        """host:port of each member's keeper by the member's name."""
+        return keeper_addresses(self.members)
+
+    @property
+    def transfer_addresses(self) -> dict[str, str]:
+        """host:port where each member hands out blobs and takes requests, by its name."""
+        return transfer_addresses(self.members)
 
 
 class Supervisor(Section, frozen=True):
@@ -283,7 +292,7 @@ def _overlay(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any, str]]:
         if not _is_text(text):
             raise ConfigError(f"{name}: expected text in UTF-8, got {text!r}")
         section, key = match[1].lower(), match[2].lower()
-        several = _is_list(key_types(kind).get(key))
+        several = is_list(key_types(kind).get(key))
         value = [item.strip() for item in text.split(",") if item.strip()] if several else text
         yield section, key, _convert(name, kind, key, value, strict=False), name
 
@@ -296,34 +305,6 @@ def _convert(place: str, kind: type[Section], key: str, value: Any, *, strict: b
         return msgspec.convert(value, expected, strict=strict)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{place}: expected {bound(expected)}, got {value!r}") from error
-
-
-def _is_list(expected: Any) -> bool:
-    return expected is not None and isinstance(_bare(expected), msgspec.inspect.VarTupleType)
-
-
-def _bare(expected: Any) -> Any:
-    kind: Any = msgspec.inspect.type_info(expected)
-    return kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind
-
-
-def bound(expected: Any) -> str:
-    """What a key accepts, in words."""
-    kind = _bare(expected)
-    if isinstance(kind, msgspec.inspect.VarTupleType):
-        return f"a list of at most {kind.max_length} texts like NAME=HOST:PORT (in a variable: separated by commas)"
-    if isinstance(kind, msgspec.inspect.BoolType):
-        return "true or false"
-    if isinstance(kind, msgspec.inspect.LiteralType):
-        return "one of " + ", ".join(str(value) for value in kind.values)
-    if isinstance(kind, msgspec.inspect.StrType):
-        if kind.pattern and kind.pattern.endswith(r":[0-9]{1,5}\Z"):
-            return "host:port"
-        return "text like " + kind.pattern.removeprefix("^").removesuffix(r"\Z") if kind.pattern else "text"
-    name = "a whole number" if isinstance(kind, msgspec.inspect.IntType) else "a number"
-    words = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
-    limits = [f"{word} {getattr(kind, at)}" for at, word in words if getattr(kind, at) is not None]
-    return " ".join([name, " and ".join(limits)]).strip()
 
 
 def _anchor(config: Config, base: Path) -> Config:
@@ -342,23 +323,6 @@ def _is_text(value: str) -> bool:
     try:
         return "\0" not in value and bool(value.encode() or True)
     except UnicodeEncodeError:
-        return False
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host (an IPv6 one without its brackets) and port of "host:port"."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether "host:port" is reached from this machine only; a host name other than localhost counts as not."""
-    host, _ = split_address(address)
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
         return False
 
 
@@ -390,8 +354,11 @@ def check_cluster(config: Config) -> None:
     addresses = cluster.addresses
     if not addresses:
         return
-    if len(addresses) != len(cluster.members) or len(set(addresses.values())) != len(addresses):
+    every = [*addresses.values(), *cluster.transfer_addresses.values()]
+    if len(addresses) != len(cluster.members) or len(set(every)) != len(every):
         raise ConfigError("[cluster] members: expected different names and different addresses")
+    if not all(1 <= split_address(address)[1] <= 65535 for address in every):
+        raise ConfigError("[cluster] members: expected ports from 1 to 65535, that for transfers (100 above) too")
     if config.node.name not in addresses:
         raise ConfigError(f"[cluster] members: expected this node, {config.node.name}, to be one of them")
     missing = [key for key in ("id", "ca", "certificate", "key") if not getattr(cluster, key)]

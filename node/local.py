@@ -27,7 +27,8 @@ from pathlib import Path
 from consensus import clock
 from consensus.errors import InvalidName
 from consensus.names import Region
-from node.config import ConfigError, load, split_address
+from node.addresses import split_address
+from node.config import ConfigError, load
 
 DEFAULT_REGIONS = "eu,us,ap"
 DEFAULT_BASE_PORT = "5100"

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consensus import clock, disk
-from node.config import Config, check_exposure, split_address
+from node.addresses import split_address
+from node.config import Config, check_exposure
 from node.identity import Identity
 from node.launch import KEEPER_SOCKET, METRICS_FOLDER
 

@@ -13,16 +13,14 @@ from node.cli_config import meaning, toml
 from node.config import (
     Config,
     ConfigError,
-    bound,
     environment,
     export,
-    is_loopback,
     key_types,
     load,
     section_types,
-    split_address,
     trace,
 )
+from node.values import bound
 
 
 @pytest.fixture
@@ -152,31 +150,42 @@ def test_relative_paths_count_from_the_folder_of_the_file(file: Path) -> None:
     assert config.node.runtime == str(file.parent / "run")
 
 
-@pytest.mark.parametrize(
-    ("address", "inside"),
-    [
-        ("127.0.0.1:5000", True),
-        ("127.9.9.9:1", True),
-        ("[::1]:5000", True),
-        ("localhost:5000", True),
-        ("0.0.0.0:5000", False),
-        ("[::]:5000", False),
-        ("10.0.0.1:5000", False),
-        ("registry.example:5000", False),
-    ],
-)
-def test_loopback(address: str, inside: bool) -> None:
-    assert is_loopback(address) is inside
-
-
 def test_an_open_node_goes_beyond_loopback_only_when_told_to(file: Path) -> None:
     config = load(written(file, '[listen]\naddress = "0.0.0.0:5000"\nallow_remote_open = true\n'), {})
-    assert split_address(config.listen.address) == ("0.0.0.0", 5000)
+    assert config.listen.address == "0.0.0.0:5000"
 
 
-def test_addresses_are_split() -> None:
-    assert split_address("[::1]:5000") == ("::1", 5000)
-    assert split_address("localhost:0") == ("localhost", 0)
+def cluster(*members: str) -> str:
+    return f'[cluster]\nid = "{"c" * 32}"\nca = "a"\ncertificate = "b"\nkey = "k"\nmembers = {list(members)}\n'
+
+
+def test_members_say_where_their_keepers_and_gateways_are(file: Path) -> None:
+    members = cluster("node-1=127.0.0.1:5200", "eu=registry.example:7000/443", "ap=[::1]:1").replace("'", '"')
+    config = load(written(file, members), {})
+    assert config.cluster.addresses == {"node-1": "127.0.0.1:5200", "eu": "registry.example:7000", "ap": "[::1]:1"}
+    transfers = {"node-1": "127.0.0.1:5300", "eu": "registry.example:443", "ap": "[::1]:101"}
+    assert config.cluster.transfer_addresses == transfers
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        ("node-1=a:1", "node-2=a:1/9"),
+        ("node-1=a:1", "node-1=b:1"),
+        ("node-1=a:1", "node-2=a:101"),
+        ("node-1=a:1/5", "node-2=b:1/5", "node-3=a:2/5"),
+        ("node-1=a:65500",),
+        ("node-1=a:0",),
+        ("node-1=a:1/70000",),
+        ("node-2=a:1",),
+        ("node-1=a:1/",),
+        ("node-1=a",),
+        ("=a:1",),
+    ],
+)
+def test_members_that_cannot_be_are_refused(file: Path, members: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="members"):
+        load(written(file, cluster(*members).replace("'", '"')), {})
 
 
 def test_port_zero_may_be_named_more_than_once(file: Path) -> None:

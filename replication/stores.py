@@ -140,3 +140,29 @@ class UploadStore(Protocol):
 
     async def count(self) -> int:
         """How many uploads are open, for the bound on them."""
+
+
+class Arrival(Protocol):
+    """A blob on its way in from another store: like an Upload, but what has come can be read already."""
+
+    async def write(self, chunk: bytes) -> None:
+        """See Upload."""
+
+    async def flush(self) -> int:
+        """How many bytes can be read from now on: all that `write` has taken. Raises StoreFull, StoreFailed."""
+
+    def reader(self, size_bytes: int) -> BlobReader:
+        """Reads what can be read, of `size_bytes` that are to come; good for any end that the arrival takes."""
+
+    async def commit(self, digest: Digest) -> int:
+        """See Upload."""
+
+    async def abort(self) -> None:
+        """See Upload."""
+
+
+class ArrivalStore(Protocol):
+    """Where blobs on their way in live."""
+
+    async def begin(self, algorithm: str = "sha256") -> Arrival:
+        """A new, empty one. Raises StoreFull, StoreFailed."""

@@ -44,12 +44,12 @@ def disk_errors(doing: str) -> Iterator[None]:
 
 
 class FileReader:
-    """A BlobReader on a file."""
+    """A BlobReader on a file. `size_bytes` is for one that still grows: the caller reads what is there."""
 
-    def __init__(self, store: FilesystemStore, descriptor: int) -> None:
+    def __init__(self, store: FilesystemStore, descriptor: int, size_bytes: int | None = None) -> None:
         self._store = store
         self._descriptor = descriptor
-        self._size_bytes = os.fstat(descriptor).st_size
+        self._size_bytes = os.fstat(descriptor).st_size if size_bytes is None else size_bytes
 
     @property
     def size_bytes(self) -> int:

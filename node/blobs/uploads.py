@@ -1,4 +1,7 @@
-"""Uploads as folders of one folder, shared by every gateway process of the node: `<uuid>/data` and `<uuid>/state`."""
+"""Uploads as folders of one folder, shared by every gateway process of the node: `<uuid>/data` and `<uuid>/state`.
+
+Blobs that arrive from other nodes are received in the same way, in a folder of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from typing import Any, TypeVar
 from consensus import clock, entropy
 from consensus.names import Digest
 from node.blobs import jobs
-from node.blobs.filesystem import FilesystemStore, disk_errors
+from node.blobs.filesystem import FileReader, FilesystemStore, disk_errors
 from node.blobs.hashing import ALGORITHMS
 from node.blobs.session import HeldUpload, discard
 from replication.stores import StoreError, StoreRefused, UploadBusy, UploadNotFound
@@ -28,8 +31,8 @@ T = TypeVar("T")
 
 
 class FilesystemUpload:
-    """An Upload. Chunks are gathered to about 1 MiB and then written and hashed in one job; while it runs the next are
-    gathered, and `write` waits for it when those are enough too: at most about 2 MiB are in memory."""
+    """An Upload and an Arrival. Chunks are gathered to about 1 MiB and then written and hashed in one job; meanwhile
+    the next are gathered, and `write` waits for it when those are enough too: at most about 2 MiB are in memory."""
 
     def __init__(self, store: FilesystemStore, folder: Path, held: HeldUpload) -> None:
         self._store = store
@@ -74,6 +77,16 @@ class FilesystemUpload:
         except StoreError:
             self._failure_told = True
             raise
+
+    async def flush(self) -> int:
+        """See Arrival."""
+        self._require_holding()
+        await jobs.finished(self._queue(partial(self._held.append, self._take_gathered())))
+        return self._held.offset
+
+    def reader(self, size_bytes: int) -> FileReader:
+        """See Arrival."""
+        return FileReader(self._store, self._held.duplicate(), size_bytes)
 
     async def suspend(self) -> None:
         """See Upload."""

@@ -37,6 +37,10 @@ _BLOB = (
     " CROSS JOIN blobs b ON b.digest = ?2"
     " CROSS JOIN links l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?1"
 )
+_HOLDERS = (
+    "SELECT s.name FROM blobs b CROSS JOIN holders h ON h.blob = b.id CROSS JOIN stores s ON s.id = h.store"
+    " WHERE b.digest = ? ORDER BY s.id"
+)
 _TAGS = "SELECT name FROM tags WHERE repository = ? AND name > ? ORDER BY name LIMIT ?"
 _REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _REFERRERS = (
@@ -120,6 +124,10 @@ class Views:
         """A blob, if it belongs to this repository."""
         row = self._row(_BLOB, repository.value, digest.packed)
         return BlobView(*row) if row else None
+
+    def holders(self, digest: Digest) -> list[StoreId]:
+        """The stores that hold a blob, whichever repository has it: only for who may see one that does."""
+        return [StoreId(name) for name in _names(self._reader.connection(), _HOLDERS, digest.packed)]
 
     def tags(self, repository: RepositoryName, after: str | None, limit: int) -> list[str] | None:
         """Up to `limit` tags that follow `after` in ASCII order; None if the repository is unknown."""

@@ -131,6 +131,15 @@ def changed(node: Node, tag: str) -> int:
     return view.changed
 
 
+def test_a_blob_is_held_by_the_stores_that_said_so(node: Node) -> None:
+    fact, other = BlobFact(digest_of(b"held"), 4), BlobFact(digest_of(b"other"), 5)
+    first, second = StoreId("f" * 32), StoreId("0" * 32)
+    node.apply(RecordBlobs(APP, first, (fact, other)), RecordBlobs(OTHER, second, (fact,)))
+    assert node.views.holders(fact.digest) == [first, second]
+    assert node.views.holders(other.digest) == [first]
+    assert node.views.holders(digest_of(b"unknown")) == []
+
+
 def test_blobs_belong_to_repositories(node: Node) -> None:
     index = node.apply(record(APP, b"layer"))
     assert node.views.blob(APP, digest_of(b"layer")) == BlobView(5, index)

@@ -1,0 +1,158 @@
+"""The client side of talk between nodes: HTTP/1.1 over TLS, both sides with a certificate of the cluster.
+
+A member is reached under the name `<member>.<cluster id>.meridian`, which its certificate has to bear. Every wait has
+an end, and so has the number of connections. Raises what `replication.directory` lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from consensus.names import Digest, StoreId
+from replication.directory import BlobNotHeld, Directory, PeerIdentity, PeerUnreachable, PeerWrong
+from replication.requests import PeerAnswer, PeerRequest
+
+MAX_CONNECTIONS = 1024
+MAX_ANSWER_BYTES = 256 * 1024
+READ_AHEAD_BYTES = 512 * 1024
+CONNECT_SECONDS = 4.0
+IDENTITY_SECONDS = 3.0
+STALL_SECONDS = 15.0
+IDLE_SECONDS = 30.0  # less than what a server allows, so that it is not the server that ends a connection
+
+BLOBS_PATH = "/meridian/v1/blobs"
+IDENTITY_PATH = "/meridian/v1/identity"
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    cluster_id: str
+    node_id: str
+    member: str
+    region: str
+    store_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStream:
+    """A blob of `size_bytes` on its way: `chunks` begin at the offset that was asked for."""
+
+    size_bytes: int
+    chunks: AsyncIterator[bytes]
+
+
+class Peers:
+    """The other members of a cluster, by their names. `addresses` are host:port of their transfers listeners."""
+
+    def __init__(self, addresses: Mapping[str, str], cluster_id: str, tls: ssl.SSLContext) -> None:
+        self._addresses = dict(addresses)
+        self._cluster_id = cluster_id
+        connector = aiohttp.TCPConnector(ssl=tls, limit=MAX_CONNECTIONS, keepalive_timeout=IDLE_SECONDS)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=READ_AHEAD_BYTES,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            trust_env=False,
+        )
+        self.directory = Directory(self._addresses, self.identity)
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        await self.directory.close()
+        await self._session.close()
+
+    async def identity(self, member: str) -> PeerIdentity:
+        """Asks the member who it is."""
+        async with self._asking(
+            member, "GET", IDENTITY_PATH, timeout=_timeout(IDENTITY_SECONDS, IDENTITY_SECONDS)
+        ) as found:
+            body = await self._read(member, found)
+        try:
+            identity = msgspec.json.decode(body, type=_Identity)
+        except msgspec.DecodeError as error:
+            raise PeerWrong(f"{member} does not say who it is: {error}") from error
+        if (identity.member, identity.cluster_id) != (member, self._cluster_id):
+            raise PeerWrong(f"{member} says that it is {identity.member[:80]} of another cluster or name")
+        return PeerIdentity(member, identity.node_id, StoreId(identity.store_id), identity.region)
+
+    @asynccontextmanager
+    async def blob(self, store: StoreId, digest: Digest, offset: int) -> AsyncIterator[BlobStream]:
+        """The blob from `offset` on, as that store has it."""
+        member = await self.directory.with_store(store)
+        if member is None:
+            raise PeerUnreachable(f"no member that answers has store {store}")
+        headers = [("range", f"bytes={offset}-")] if offset else []
+        path = f"{BLOBS_PATH}/{digest}"
+        async with self._asking(member, "GET", path, headers=headers, timeout=_timeout(STALL_SECONDS)) as found:
+            if found.status == 404:
+                raise BlobNotHeld(f"{member} does not hold the blob")
+            yield BlobStream(_size(found, offset), self._chunks(member, found))
+
+    async def request(self, member: str, request: PeerRequest) -> PeerAnswer:
+        """Passes a request on. An answer that comes before all of the body has been sent ends the sending."""
+        timeout = _timeout(request.answer_seconds)
+        options = {"data": request.body, "expect100": request.waits, "headers": request.headers, "timeout": timeout}
+        async with self._asking(member, request.method, request.target, **options) as found:
+            headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in found.raw_headers]
+            return PeerAnswer(found.status, headers, await self._read(member, found))
+
+    @asynccontextmanager
+    async def _asking(
+        self, member: str, method: str, target: str, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = URL(f"https://{self._addresses[member]}{target}", encoded=True)
+        name = f"{member}.{self._cluster_id}.meridian"
+        with self._failures(member):
+            found = await self._session.request(method, url, server_hostname=name, allow_redirects=False, **options)
+        try:
+            yield found
+        finally:
+            found.close()  # of one that has been read to its end this leaves the connection to others
+
+    async def _chunks(self, member: str, found: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        with self._failures(member):
+            async for chunk in found.content.iter_any():
+                yield chunk
+
+    async def _read(self, member: str, found: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in self._chunks(member, found):
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise PeerWrong(f"{member} answers with more than {MAX_ANSWER_BYTES} bytes")
+        return bytes(body)
+
+    @contextmanager
+    def _failures(self, member: str) -> Iterator[None]:
+        try:
+            yield
+        except (aiohttp.ClientError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            self.directory.forget(member)
+            raise PeerUnreachable(f"{member}: {type(error).__name__}: {error}"[:300]) from error
+
+
+def _timeout(stall_seconds: float, total_seconds: float | None = None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=total_seconds, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=stall_seconds
+    )
+
+
+def _size(found: aiohttp.ClientResponse, offset: int) -> int:
+    """Of the whole blob, if what comes begins where it should."""
+    length = found.content_length
+    if found.status == 200 and not offset and length is not None:
+        return length
+    place, _, size = found.headers.get("content-range", "").removeprefix("bytes ").partition("/")
+    if found.status == 206 and place.partition("-")[0] == str(offset) and size.isascii() and size.isdecimal():
+        return int(size)
+    raise PeerWrong(f"status {found.status} in answer to a blob from {offset} on")

@@ -49,6 +49,8 @@ from node.freshness import AlwaysFresh, Freshness
 from node.outcomes import carry_out, refusal
 from node.tokens import UploadTokens
 from node.uploads import UploadLimits, Uploads
+from replication.fetcher import Fetcher
+from replication.sources import Wanted
 from replication.stores import BlobNotFound, BlobReader, BlobStore, UploadStore
 
 _INLINE_BYTES = 64 * 1024  # a manifest up to here is parsed on the event loop: quicker than a thread's hop
@@ -95,11 +97,13 @@ class Registry:
         tokens: UploadTokens,
         config: Config,
         freshness: Freshness | None = None,
+        fetcher: Fetcher | None = None,
     ) -> None:
         self._views = views
         self._fresh = (freshness or AlwaysFresh()).fresh
         self._proposer = proposer
         self._blobs = blobs
+        self._fetcher = fetcher
         self._config = config.registry
         self._staging = asyncio.Semaphore(_STAGING)
         self._contents = ContentCache(config.limits.manifest_cache_bytes, views.content)
@@ -182,12 +186,21 @@ class Registry:
             raise BlobUnknown(repository, digest)
         return view
 
-    async def open_blob(self, digest: Digest) -> BlobReader:
-        """The bytes of a blob that was just found in a repository; the caller closes it. Raises BlobElsewhere."""
+    async def open_blob(self, digest: Digest, size_bytes: int, start: int, stop: int) -> BlobReader:
+        """The bytes from `start` to before `stop`, in order, of a blob that was just found in a repository; the caller
+        closes it. What is not here comes from where it is, as Fetcher.open says; without others to ask it raises
+        BlobElsewhere."""
         try:
             return await self._blobs.open(digest)
         except BlobNotFound as error:
-            raise BlobElsewhere(digest) from error
+            if self._fetcher is None:
+                raise BlobElsewhere(digest) from error
+        holders = tuple(store for store in self._views.holders(digest) if store != self._blobs.store_id)
+        return await self._fetcher.open(Wanted(digest, size_bytes, holders), start, stop)
+
+    async def open_held(self, digest: Digest) -> BlobReader:
+        """The bytes of a blob that this node itself holds, for the other nodes. Raises BlobNotFound."""
+        return await self._blobs.open(digest)
 
     async def mount_blob(self, repository: RepositoryName, digest: Digest, source: RepositoryName | None) -> bool:
         """Lets a blob of `source` (None: of any repository) belong to this one too. False if there is none."""

@@ -39,6 +39,7 @@ __all__ = [
     "child_ended",
     "configure_logging",
     "metrics",
+    "observe_transfer",
     "prepare_metrics",
     "render_metrics",
 ]
@@ -82,6 +83,11 @@ class Metrics:
         )
         self.checkpoints: Counter = Counter("meridian_checkpoints_total", "Durable checkpoints of the state")
         self.trims: Counter = Counter("meridian_log_trims_total", "Times the log was trimmed")
+        self.fetches: Counter = Counter("meridian_fetches_total", "Blobs fetched from other nodes", ["outcome"])
+        self.fetched_bytes: Counter = Counter("meridian_fetched_bytes_total", "Bytes of blobs from other nodes")
+        self.fetch_seconds: Histogram = Histogram(
+            "meridian_fetch_seconds", "From a blob's first request to its verified end", buckets=REQUEST_BUCKETS
+        )
         self.restarts: Counter = Counter("meridian_process_restarts_total", "Restarts by the supervisor", ["process"])
 
 
@@ -97,6 +103,13 @@ def metrics() -> Metrics:
             logging.getLogger(__name__).warning("metrics_not_shared", extra={"error": str(error)})
             config.export(_FOLDER, None)
     return Metrics()
+
+
+def observe_transfer(record: TransferRecord) -> None:
+    """A blob has come from another node, or has not."""
+    metrics().fetches.labels(record.outcome).inc()
+    metrics().fetched_bytes.inc(record.received_bytes)
+    metrics().fetch_seconds.observe(record.seconds)
 
 
 def prepare_metrics(folder: Path) -> dict[str, str]:
@@ -177,6 +190,22 @@ def _locked(folder: Path, mode: int) -> Iterator[None]:
     with Path(folder, "lock").open("ab") as file:
         fcntl.flock(file, mode)
         yield
+
+
+class TransferRecord(Protocol):
+    """What the gateway knows of a blob's transfer once it is over."""
+
+    @property
+    def outcome(self) -> str:
+        """One of few words."""
+
+    @property
+    def seconds(self) -> float:
+        """From its begin."""
+
+    @property
+    def received_bytes(self) -> int:
+        """From all of its sources."""
 
 
 class RequestRecord(Protocol):

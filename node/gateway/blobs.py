@@ -26,10 +26,28 @@ async def get_blob(gateway: Gateway, request: Request, repository: RepositoryNam
     if request.method == "HEAD":
         return Response(200, headers, length=view.size_bytes)
     part = _part(request, digest, view.size_bytes)
-    reader = await gateway.registry.open_blob(digest)
-    if part:
-        headers += ((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, view.size_bytes)),)
     sent = part or Slice(0, view.size_bytes)
+    reader = await gateway.registry.open_blob(digest, view.size_bytes, sent.start, sent.stop)
+    return _content(digest, reader, part)
+
+
+async def get_held_blob(gateway: Gateway, request: Request, text: str) -> Response:
+    """For another node: a blob that this one holds, or a part of it, whichever repository has it."""
+    digest = Digest.parse(text)
+    reader = await gateway.registry.open_held(digest)
+    try:
+        part = _part(request, digest, reader.size_bytes)
+    except BaseException:
+        reader.close()
+        raise
+    return _content(digest, reader, part)
+
+
+def _content(digest: Digest, reader: BlobReader, part: Slice | None) -> Response:
+    headers = _headers(digest)
+    if part:
+        headers += ((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, reader.size_bytes)),)
+    sent = part or Slice(0, reader.size_bytes)
     return Response(
         206 if part else 200,
         headers,

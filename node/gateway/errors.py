@@ -13,6 +13,9 @@
     ├── UploadBusy            409 BLOB_UPLOAD_INVALID, Retry-After
     ├── DigestMismatch        400 DIGEST_INVALID
     └── StoreFull             507 STORAGE_FULL
+    TransferError             replication.sources; 503 UNAVAILABLE, Retry-After
+    └── BlobNowhere           404 BLOB_UNKNOWN
+    PeerError                 replication.directory; 503 UNAVAILABLE, Retry-After
     AccessDenied              node.access
     ├── Unauthenticated       401 UNAUTHORIZED, WWW-Authenticate
     └── Forbidden             403 DENIED
@@ -68,7 +71,7 @@ from node.gateway.preconditions import entity_tag
 from node.gateway.requests import Request
 from node.gateway.responses import JSON, Header, Response
 from node.gateway.uploads import progress_headers
-from replication import stores
+from replication import directory, sources, stores
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,9 @@ RULES: dict[type[BaseException], Rule] = {
     stores.UploadBusy: Rule(409, "BLOB_UPLOAD_INVALID", 1, "another request is writing to this upload"),
     stores.DigestMismatch: Rule(400, "DIGEST_INVALID"),
     stores.StoreFull: _FULL,
+    sources.TransferError: Rule(503, "UNAVAILABLE", 2, "the blob cannot be brought here at the moment; try again"),
+    sources.BlobNowhere: Rule(404, "BLOB_UNKNOWN", 0, "no store has the blob any more", logged=True),
+    directory.PeerError: Rule(503, "UNAVAILABLE", 2, "another node did not answer; try again", logged=True),
     access.Unauthenticated: Rule(401, "UNAUTHORIZED"),
     access.AccessDenied: Rule(403, "DENIED"),
     errors.RepositoryUnknown: Rule(404, "NAME_UNKNOWN"),

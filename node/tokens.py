@@ -16,6 +16,12 @@ _MAX_CHARACTERS = 256
 _CODE_CHARACTERS = 32
 
 
+def named_node(token: str) -> str:
+    """The node that a token says has the upload, which only that node can verify; "" for no token at all."""
+    parts = token.split(".")
+    return parts[1] if len(parts) == 3 and len(token) <= _MAX_CHARACTERS else ""
+
+
 class UploadTokens:
     """Makes and checks the tokens of one node."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from node.access import Access
 from node.config import Limits
+from node.gateway.forwarding import Forwarder
 from node.gateway.refusals import Overloaded
 from node.registry import Registry
 
@@ -34,9 +35,11 @@ class Buffered:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One gateway process: the use cases, who may call them, and the bounds."""
+    """One gateway process: the use cases, who may call them, the bounds, and the way to other nodes, if there are any;
+    for who comes from one of them there are none, so that no request is passed on twice."""
 
     registry: Registry
     access: Access
     limits: Limits
+    forwarder: Forwarder | None = None
     buffered: Buffered = field(default_factory=Buffered)

@@ -21,9 +21,9 @@ Handler = Callable[..., Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What one method of a route does, and what its caller must be allowed to."""
+    """What one method of a route does, and what its caller must be allowed to; None: whoever got as far may."""
 
-    action: Action
+    action: Action | None
     handle: Handler
 
 
@@ -73,11 +73,11 @@ UPLOADS = Route("uploads", {"POST": Endpoint(Action.PUSH, uploads.post_upload)})
 UPLOAD = Route(
     "upload",
     {
-        "GET": Endpoint(Action.PUSH, uploads.get_upload),
-        "HEAD": Endpoint(Action.PUSH, uploads.get_upload),
-        "PATCH": Endpoint(Action.PUSH, uploads.patch_upload),
-        "PUT": Endpoint(Action.PUSH, uploads.put_upload),
-        "DELETE": Endpoint(Action.PUSH, uploads.delete_upload),
+        "GET": Endpoint(Action.PUSH, uploads.at_owner(uploads.get_upload)),
+        "HEAD": Endpoint(Action.PUSH, uploads.at_owner(uploads.get_upload)),
+        "PATCH": Endpoint(Action.PUSH, uploads.at_owner(uploads.patch_upload)),
+        "PUT": Endpoint(Action.PUSH, uploads.at_owner(uploads.put_upload)),
+        "DELETE": Endpoint(Action.PUSH, uploads.at_owner(uploads.delete_upload)),
     },
 )
 TAGS = Route("tags", dict.fromkeys(("GET", "HEAD"), Endpoint(Action.LIST, tags.get_tags)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from consensus.errors import InvalidName
 from consensus.names import Digest, RepositoryName
 from node.access import Action
@@ -12,6 +14,8 @@ from node.gateway.requests import Request
 from node.gateway.responses import Header, Response
 
 ALGORITHMS = ("sha256", "sha512")
+
+Handler = Callable[[Gateway, Request, RepositoryName, str], Awaitable[Response]]
 
 
 async def post_upload(gateway: Gateway, request: Request, repository: RepositoryName, _: str) -> Response:
@@ -28,6 +32,18 @@ async def post_upload(gateway: Gateway, request: Request, repository: Repository
         await gateway.registry.uploads.push(repository, request.chunks(), whole)
         return _created(repository, whole)
     return _accepted(await gateway.registry.uploads.begin(repository, _algorithm(request)))
+
+
+def at_owner(handle: Handler) -> Handler:
+    """The handler, but for an upload of another node: then that one answers."""
+
+    async def handle_there(gateway: Gateway, request: Request, repository: RepositoryName, token: str) -> Response:
+        forwarder = gateway.forwarder
+        if forwarder and (owner := forwarder.owner_elsewhere(token)):
+            return await forwarder.forward(request, owner)
+        return await handle(gateway, request, repository, token)
+
+    return handle_there
 
 
 async def patch_upload(gateway: Gateway, request: Request, repository: RepositoryName, token: str) -> Response:

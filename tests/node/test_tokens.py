@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from consensus.entropy import new_uuid
 from consensus.names import RepositoryName
 from node.errors import UploadUnknown
-from node.tokens import UploadTokens
+from node.tokens import UploadTokens, named_node
 
 APP = RepositoryName("team/app")
 TOKENS = UploadTokens("1" * 32, b"s" * 32)
@@ -54,3 +54,9 @@ def test_other_text_is_no_token(text: str) -> None:
 def test_a_short_secret_is_refused() -> None:
     with pytest.raises(ValueError, match="16 bytes"):
         UploadTokens("1", b"short")
+
+
+def test_anybody_can_read_which_node_a_token_names() -> None:
+    assert named_node(TOKENS.issue(new_uuid(), APP)) == "1" * 32
+    for text in ("", ".", "a.b", "a.b.c.d", "a" * 300 + ".b.c", "..", "a..c"):
+        assert named_node(text) == ""

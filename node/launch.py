@@ -33,6 +33,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 0
     registry_descriptor: int = -1
     admin_descriptor: int = -1
+    transfers_descriptor: int = -1
 
     @classmethod
     def receive(cls) -> Self:

@@ -34,12 +34,13 @@ class PremisesRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """`registry` and `admin` listen already; nobody accepts yet."""
+    """`registry`, `admin` and `transfers` listen already; nobody accepts yet. A node alone has no `transfers`."""
 
     identity: Identity
     runtime: Path
     registry: socket.socket
     admin: socket.socket
+    transfers: socket.socket | None = None
 
 
 @contextlib.contextmanager
@@ -58,7 +59,9 @@ def occupied(config: Config) -> Iterator[Premises]:
         stack.callback(shutil.rmtree, runtime / METRICS_FOLDER, ignore_errors=True)
         registry = stack.enter_context(_listening(config.listen.address))
         admin = stack.enter_context(_listening(config.listen.admin))
-        yield Premises(identity, runtime, registry, admin)
+        alone = not config.cluster.members
+        transfers = None if alone else stack.enter_context(_listening(config.listen.transfers))
+        yield Premises(identity, runtime, registry, admin, transfers)
 
 
 def make_folder(path: Path) -> None:

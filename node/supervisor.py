@@ -96,6 +96,8 @@ class Supervisor:
     async def _announce(self, kept: Sequence[Kept]) -> None:
         await _ready(kept)
         addresses = {"registry": address_of(self._premises.registry), "admin": address_of(self._premises.admin)}
+        if self._premises.transfers:
+            addresses["transfers"] = address_of(self._premises.transfers)
         log.info("node_serving", extra=addresses)
 
     async def _asked_to_reload(self) -> bool:
@@ -127,13 +129,16 @@ class Supervisor:
 
     def _gateway_program(self, config: Config, number: int, ready: int) -> Program:
         registry, admin = self._premises.registry.fileno(), self._premises.admin.fileno()
+        transfers = self._premises.transfers.fileno() if self._premises.transfers else -1
         launch = msgspec.structs.replace(
             self._launch(f"gateway-{number}", config, ready),
             number=number,
             registry_descriptor=registry,
             admin_descriptor=admin,
+            transfers_descriptor=transfers,
         )
-        return Program("node.gateway", launch.name, launch.encode(), (ready, registry, admin), self._environment)
+        inherited = tuple(each for each in (ready, registry, admin, transfers) if each >= 0)
+        return Program("node.gateway", launch.name, launch.encode(), inherited, self._environment)
 
     def _launch(self, name: str, config: Config, ready: int) -> Launch:
         return Launch(
@@ -153,6 +158,8 @@ class Supervisor:
             gateway.retire()
         self._premises.registry.close()
         self._premises.admin.close()
+        if self._premises.transfers:
+            self._premises.transfers.close()
         await self._stop_gateways(self._gateways)
         await self._keeper.stop(KEEPER_STOP_SECONDS)
         log.info("node_stopped")

@@ -29,6 +29,7 @@ from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
 from node.freshness import Confirmed
 from node.gateway.app import create_app
+from node.gateway.forwarding import Forwarder
 from node.gateway.housekeeping import keep_house
 from node.gateway.server import HttpServer
 from node.identity import Identity, IdentityRefused
@@ -63,14 +64,20 @@ async def serve(launch: Launch) -> None:
         admin = HttpServer(create_admin(health), ADMIN_LIMITS)
         await admin.start(socket.socket(fileno=launch.admin_descriptor))
         stack.push_async_callback(admin.drain, ADMIN_DRAIN_SECONDS)
-        registry = await _open_registry(launch, health, keeper, stack, stopping)
-        if registry is None:
+        opened = await _open_registry(launch, health, keeper, stack, stopping)
+        if opened is None:
             return
+        registry, forwarder = opened
         observer = telemetry.RequestObserver(launch.name, config.telemetry)
         stack.callback(observer.close)
-        app = create_app(registry, config=config, observe=observer)
+        app = create_app(registry, config=config, observe=observer, forwarder=forwarder)
         server = HttpServer(app, _limits(config), tls=tls)
         await server.start(socket.socket(fileno=launch.registry_descriptor))
+        servers = [server]
+        if forwarder:
+            from node.gateway.surroundings import serve_transfers
+
+            servers.append(await serve_transfers(launch, registry, observer))
         gc.collect()
         gc.freeze()  # what is here stays: the collector need not look at it again
         health.registry = OK
@@ -81,14 +88,14 @@ async def serve(launch: Launch) -> None:
             admin.stop_accepting()  # what this one would say is not true of the node any more
         else:
             health.registry = "drains"
-        clean = await server.drain(config.supervisor.drain_seconds)
-        log.info("gateway_stopped", extra={"clean": clean})
+        clean = await asyncio.gather(*(each.drain(config.supervisor.drain_seconds) for each in servers))
+        log.info("gateway_stopped", extra={"clean": all(clean)})
 
 
 async def _open_registry(
     launch: Launch, health: Health, keeper: KeeperClient, stack: AsyncExitStack, stopping: asyncio.Event
-) -> Registry | None:
-    """None if the process is to end before there is a state to read."""
+) -> tuple[Registry, Forwarder | None] | None:
+    """With the way to the other nodes, if there are any. None if the process is to end before there is a state."""
     config = launch.config
     identity = Identity.of(config)
     folder = config.data / "blobs"
@@ -103,13 +110,19 @@ async def _open_registry(
         return None
     stack.callback(views.close)
     health.storage = Storage(views, uploads)
+    around = None
+    if config.cluster.members:
+        from node.gateway.surroundings import connect  # the client for other nodes: only who needs it loads it
+
+        around = await connect(launch, identity, blobs, stack)
     if launch.number == 0:
-        stack.push_async_callback(_cancel, asyncio.create_task(keep_house(uploads, health)))
+        keeping = keep_house(uploads, health, around.arrivals if around else None)
+        stack.push_async_callback(_cancel, asyncio.create_task(keeping))
     freshness = None
     if config.cluster.members:
         freshness = Confirmed(keeper.sync)
         stack.push_async_callback(freshness.close)
-    return Registry(
+    registry = Registry(
         views=views,
         proposer=Proposer(keeper, f"{config.node.name}/{launch.name}"),
         blobs=blobs,
@@ -117,7 +130,9 @@ async def _open_registry(
         tokens=UploadTokens(identity.node_id, identity.upload_secret),
         config=config,
         freshness=freshness,
+        fetcher=around.fetcher if around else None,
     )
+    return registry, around.forwarder if around else None
 
 
 def _require_blobs(folder: Path, state: Path, store_id: StoreId) -> None:

@@ -92,6 +92,11 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+        admit = self.server.admit
+        if admit and not admit(transport.get_extra_info("peercert") or {}):
+            self._deaf = True
+            self.abort()
+            return
         self.server.connections.add(self)
         if len(self.server.connections) > self.server.limits.connections:
             self._deaf = True

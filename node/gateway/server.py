@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from functools import partial
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, socket
@@ -18,6 +18,7 @@ from node.gateway.exchange import Exchange
 from node.gateway.requests import Receive, Scope, Send
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Admit = Callable[[Mapping[str, Any]], bool]
 
 MAX_OPENING = 512
 MAX_SWEEP_SECONDS = 1.0
@@ -30,8 +31,12 @@ log = logging.getLogger(__name__)
 class HttpServer:
     """Serves `app` to everyone who connects. Connections share one timer, which looks at all of them."""
 
-    def __init__(self, app: App, limits: Limits, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, app: App, limits: Limits, *, tls: ssl.SSLContext | None = None, admit: Admit | None = None
+    ) -> None:
+        """`admit` says of a client's certificate, as ssl has it, whether the connection may stay."""
         self.app = app
+        self.admit = admit
         self.limits = limits
         self.scheme = "https" if tls else "http"
         self.address: tuple[str, int] | None = None

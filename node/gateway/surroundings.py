@@ -1,0 +1,65 @@
+"""What a gateway needs of the other nodes, put together: loaded and made only where there are any."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import msgspec
+
+from node import telemetry
+from node.blobs.filesystem import FilesystemStore
+from node.blobs.uploads import FilesystemUploads
+from node.config import Config, Limits
+from node.credentials import Admission, asking_context, serving_context
+from node.gateway.app import Observer
+from node.gateway.forwarding import Forwarder
+from node.gateway.server import HttpServer
+from node.gateway.transfers import Introduction, create_transfers_app
+from node.identity import Identity
+from node.launch import Launch
+from node.registry import Registry
+from replication.fetcher import Fetcher
+from replication.peers import Peers
+
+MAX_CONNECTIONS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The ways to the other nodes: for bytes and for requests. `arrivals` are blobs on their way in."""
+
+    fetcher: Fetcher
+    forwarder: Forwarder
+    arrivals: FilesystemUploads
+
+
+async def connect(launch: Launch, identity: Identity, blobs: FilesystemStore, stack: AsyncExitStack) -> Surroundings:
+    """Needs none of them to be there. Raises StoreError, OSError."""
+    config = launch.config
+    arrivals = await asyncio.to_thread(
+        FilesystemUploads.open, config.data / "arrivals", blobs, incarnation=launch.incarnation
+    )
+    addresses = config.cluster.transfer_addresses
+    del addresses[config.node.name]
+    peers = Peers(addresses, config.cluster.id, asking_context(config.cluster))
+    stack.push_async_callback(peers.close)
+    fetcher = await stack.enter_async_context(Fetcher(peers, blobs, arrivals, observe=telemetry.observe_transfer))
+    return Surroundings(fetcher, Forwarder(peers, identity.node_id), arrivals)
+
+
+async def serve_transfers(launch: Launch, registry: Registry, observe: Observer) -> HttpServer:
+    """Serves the other nodes on the inherited socket. Raises OSError."""
+    config = launch.config
+    introduction = Introduction.of(Identity.load_or_create(config.data), config)
+    app = create_transfers_app(registry, introduction, config=config, observe=observe)
+    admission = Admission(config.cluster, config.node.name)
+    server = HttpServer(app, _limits(config), tls=serving_context(config.cluster), admit=admission)
+    await server.start(socket.socket(fileno=launch.transfers_descriptor))
+    return server
+
+
+def _limits(config: Config) -> Limits:
+    return msgspec.structs.replace(config.limits, connections=min(MAX_CONNECTIONS, config.limits.connections))

@@ -1,0 +1,77 @@
+"""What a gateway does for the other nodes, on a listener of its own that only they can reach.
+
+Blobs of this node's store, whichever repositories they are in; who this node is; and the requests of upload sessions
+that are this node's. Nothing that comes in here is passed on to another node.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+
+from node.access import Policy
+from node.config import Config
+from node.gateway import blobs, routes
+from node.gateway.app import App, Observer, create_app
+from node.gateway.gateway import Gateway
+from node.gateway.refusals import RouteUnknown
+from node.gateway.requests import Request
+from node.gateway.responses import Response, json_response
+from node.gateway.routes import Endpoint, Match, Route
+from node.identity import Identity
+from node.registry import Registry
+
+IDENTITY_PATH = b"/meridian/v1/identity"
+BLOBS_PREFIX = b"/meridian/v1/blobs/"
+
+HELD_BLOB = Route("held_blob", dict.fromkeys(("GET", "HEAD"), Endpoint(None, blobs.get_held_blob)))
+
+
+class Introduction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says of itself."""
+
+    cluster_id: str
+    node_id: str
+    member: str
+    region: str
+    store_id: str
+
+    @classmethod
+    def of(cls, identity: Identity, config: Config) -> Introduction:
+        """This node's."""
+        return cls(
+            cluster_id=config.cluster.id,
+            node_id=identity.node_id,
+            member=config.node.name,
+            region=config.node.region,
+            store_id=identity.store_id,
+        )
+
+
+def create_transfers_app(
+    registry: Registry,
+    introduction: Introduction,
+    *,
+    config: Config,
+    policy: Policy | None = None,
+    observe: Observer | None = None,
+) -> App:
+    """The application behind the transfers listener, which has settled who may talk to it."""
+
+    async def get_identity(gateway: Gateway, request: Request) -> Response:
+        return json_response(introduction)
+
+    identity = Route("identity", {"GET": Endpoint(None, get_identity)})
+    return create_app(registry, config=config, policy=policy, observe=observe, match=partial(_match, identity))
+
+
+def _match(identity: Route, path: bytes) -> Match:
+    if path == IDENTITY_PATH:
+        return Match(identity, None, ())
+    if path.startswith(BLOBS_PREFIX):
+        return Match(HELD_BLOB, None, (path.removeprefix(BLOBS_PREFIX).decode("latin-1"),))
+    found = routes.match(path)
+    if found.route is not routes.UPLOAD:
+        raise RouteUnknown("there is no such endpoint for other nodes")
+    return found

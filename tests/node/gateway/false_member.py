@@ -1,0 +1,90 @@
+"""A member of a cluster that does not do what members do: its certificate is right, what it sends is up to a test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+
+from consensus.names import StoreId
+from node.config import Limits
+from node.gateway.requests import Receive, Scope, Send
+from node.gateway.server import HttpServer
+from tests.node.gateway.regions import Cluster
+from tests.node.member_certificates import CLUSTER_ID
+
+NODE_ID = "f" * 32
+
+
+@dataclass
+class Giving:
+    """A request for a blob, from `offset` on. `go_on` is the test's to set."""
+
+    offset: int
+    send: Send
+    go_on: asyncio.Event
+
+    async def begin(self, size: int) -> None:
+        """The head of a right answer to a request for a blob of that size."""
+        headers = [(b"content-length", b"%d" % (size - self.offset))]
+        if self.offset:
+            headers.append((b"content-range", b"bytes %d-%d/%d" % (self.offset, size - 1, size)))
+        await self.send({"type": "http.response.start", "status": 206 if self.offset else 200, "headers": headers})
+
+    async def give(self, body: bytes, *, more: bool = True) -> None:
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+Give = Callable[[Giving], Awaitable[None]]
+
+
+@dataclass
+class FalseMember:
+    """Whoever asks for a blob gets what `give` makes of it; any other request is for `answer`."""
+
+    name: str
+    store: StoreId
+    give: Give
+    answer: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    offsets: list[int] = field(default_factory=list)
+    introductions: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == "/meridian/v1/identity":
+            self.introductions += 1
+            identity = {"cluster_id": CLUSTER_ID, "node_id": NODE_ID, "member": self.name, "region": "x"}
+            body = msgspec.json.encode({**identity, "store_id": self.store})
+            headers = [(b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        elif path.startswith("/meridian/v1/blobs/"):
+            range_ = dict(scope["headers"]).get(b"range", b"bytes=0-")
+            offset = int(range_.removeprefix(b"bytes=").removesuffix(b"-"))
+            self.offsets.append(offset)
+            await self.give(Giving(offset, send, self.go_on))
+        elif self.answer:
+            await self.answer(scope, receive, send)
+
+
+async def nothing(giving: Giving) -> None:
+    """Never answers."""
+    await giving.go_on.wait()
+
+
+@asynccontextmanager
+async def false_member(cluster: Cluster, name: str, give: Give = nothing) -> AsyncIterator[FalseMember]:
+    """It serves while the block runs."""
+    place = cluster.places.get(name) or cluster.add(name)
+    member = FalseMember(name, StoreId(name.encode().hex().ljust(32, "0")), give)
+    server = HttpServer(member, Limits(), tls=place.files.server_context())
+    await server.start(place.listener)
+    try:
+        yield member
+    finally:
+        member.go_on.set()
+        await server.drain(0)

@@ -19,7 +19,7 @@ _CODE_CHARACTERS = 32
 def named_node(token: str) -> str:
     """The node that a token says has the upload, which only that node can verify; "" for no token at all."""
     parts = token.split(".")
-    return parts[1] if len(parts) == 3 and len(token) <= _MAX_CHARACTERS else ""
+    return parts[1] if len(parts) == 3 and len(token) <= _MAX_CHARACTERS and token.isascii() else ""
 
 
 class UploadTokens:

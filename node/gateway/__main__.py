@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -29,7 +30,6 @@ from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
 from node.freshness import Confirmed
 from node.gateway.app import create_app
-from node.gateway.forwarding import Forwarder
 from node.gateway.housekeeping import keep_house
 from node.gateway.server import HttpServer
 from node.identity import Identity, IdentityRefused
@@ -39,6 +39,9 @@ from node.rpc import KeeperClient
 from node.tls import TlsRefused, tls_of
 from node.tokens import UploadTokens
 from replication.stores import StoreError, StoreRefused
+
+if TYPE_CHECKING:
+    from node.gateway.surroundings import Surroundings
 
 ADMIN_LIMITS = Limits(connections=256, url_bytes=1024, header_bytes=16384, header_count=64, body_stall_seconds=10.0)
 ADMIN_DRAIN_SECONDS = 2.0
@@ -67,17 +70,18 @@ async def serve(launch: Launch) -> None:
         opened = await _open_registry(launch, health, keeper, stack, stopping)
         if opened is None:
             return
-        registry, forwarder = opened
+        registry, around = opened
         observer = telemetry.RequestObserver(launch.name, config.telemetry)
         stack.callback(observer.close)
+        forwarder = around.forwarder if around else None
         app = create_app(registry, config=config, observe=observer, forwarder=forwarder)
         server = HttpServer(app, _limits(config), tls=tls)
         await server.start(socket.socket(fileno=launch.registry_descriptor))
         servers = [server]
-        if forwarder:
+        if around:
             from node.gateway.surroundings import serve_transfers
 
-            servers.append(await serve_transfers(launch, registry, observer))
+            servers.append(await serve_transfers(launch, registry, around.introduction, observer))
         gc.collect()
         gc.freeze()  # what is here stays: the collector need not look at it again
         health.registry = OK
@@ -94,7 +98,7 @@ async def serve(launch: Launch) -> None:
 
 async def _open_registry(
     launch: Launch, health: Health, keeper: KeeperClient, stack: AsyncExitStack, stopping: asyncio.Event
-) -> tuple[Registry, Forwarder | None] | None:
+) -> tuple[Registry, Surroundings | None] | None:
     """With the way to the other nodes, if there are any. None if the process is to end before there is a state."""
     config = launch.config
     identity = Identity.of(config)
@@ -132,7 +136,7 @@ async def _open_registry(
         freshness=freshness,
         fetcher=around.fetcher if around else None,
     )
-    return registry, around.forwarder if around else None
+    return registry, around
 
 
 def _require_blobs(folder: Path, state: Path, store_id: StoreId) -> None:

@@ -29,8 +29,10 @@ MAX_CONNECTIONS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The ways to the other nodes: for bytes and for requests. `arrivals` are blobs on their way in."""
+    """The ways to the other nodes, for bytes and for requests, and what they are told of this one. `arrivals` are blobs
+    on their way in."""
 
+    introduction: Introduction
     fetcher: Fetcher
     forwarder: Forwarder
     arrivals: FilesystemUploads
@@ -47,13 +49,15 @@ async def connect(launch: Launch, identity: Identity, blobs: FilesystemStore, st
     peers = Peers(addresses, config.cluster.id, asking_context(config.cluster))
     stack.push_async_callback(peers.close)
     fetcher = await stack.enter_async_context(Fetcher(peers, blobs, arrivals, observe=telemetry.observe_transfer))
-    return Surroundings(fetcher, Forwarder(peers, identity.node_id), arrivals)
+    introduction = Introduction.of(identity, config)
+    return Surroundings(introduction, fetcher, Forwarder(peers, identity.node_id), arrivals)
 
 
-async def serve_transfers(launch: Launch, registry: Registry, observe: Observer) -> HttpServer:
+async def serve_transfers(
+    launch: Launch, registry: Registry, introduction: Introduction, observe: Observer
+) -> HttpServer:
     """Serves the other nodes on the inherited socket. Raises OSError."""
     config = launch.config
-    introduction = Introduction.of(Identity.load_or_create(config.data), config)
     app = create_transfers_app(registry, introduction, config=config, observe=observe)
     admission = Admission(config.cluster, config.node.name)
     server = HttpServer(app, _limits(config), tls=serving_context(config.cluster), admit=admission)

@@ -3,10 +3,11 @@ import socket
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from consensus.state import State
-from node.config import Config, Listen, Node
+from node.config import Cluster, Config, Listen, Node
 from node.premises import (
     MAX_DATA_PATH_BYTES,
     MAX_SOCKET_PATH_BYTES,
@@ -33,6 +34,17 @@ def test_what_a_node_occupies(tmp_path: Path) -> None:
         identity = premises.identity
     with occupied(configuration(data)) as premises:
         assert premises.identity == identity
+
+
+def test_only_a_member_of_a_cluster_listens_for_others(tmp_path: Path) -> None:
+    alone = configuration(tmp_path / "alone")
+    with occupied(alone) as premises:
+        assert premises.transfers is None
+    listen = msgspec.structs.replace(alone.listen, transfers="127.0.0.1:0")
+    cluster = Cluster(id="c" * 32, members=("node-1=127.0.0.1:1",))
+    with occupied(msgspec.structs.replace(alone, listen=listen, cluster=cluster)) as premises:
+        assert premises.transfers
+        socket.create_connection(premises.transfers.getsockname()).close()
 
 
 def test_stale_sockets_are_removed(tmp_path: Path) -> None:

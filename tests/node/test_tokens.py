@@ -58,5 +58,5 @@ def test_a_short_secret_is_refused() -> None:
 
 def test_anybody_can_read_which_node_a_token_names() -> None:
     assert named_node(TOKENS.issue(new_uuid(), APP)) == "1" * 32
-    for text in ("", ".", "a.b", "a.b.c.d", "a" * 300 + ".b.c", "..", "a..c"):
+    for text in ("", ".", "a.b", "a.b.c.d", "a" * 300 + ".b.c", "..", "a..c", "a.b.\u00e9"):
         assert named_node(text) == ""

@@ -122,6 +122,21 @@ async def test_a_long_body_that_nobody_wants_is_not_sent(cluster: Cluster) -> No
 
 
 @on_uvloop
+async def test_a_short_body_that_is_refused_before_it_is_whole_spoils_no_connection(cluster: Cluster) -> None:
+    """The owner still takes what is left of it for a body: nothing else may be sent on that connection."""
+    async with two_regions(cluster) as (eu, us):
+        location = await begun(eu)
+        wrong = location[:-1] + ("0" if location[-1] != "0" else "1")
+        for _ in range(3):
+            client = Client(*await asyncio.open_connection("127.0.0.1", us.port))
+            await client.send(b"PATCH %b HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx" % wrong.encode())
+            assert (await client.answer()).status == 404
+            for _ in range(3):
+                assert (await us.client.get(location)).status_code == 204
+            client.close()
+
+
+@on_uvloop
 async def test_a_client_that_waits_for_continue_gets_the_refusal_instead(cluster: Cluster) -> None:
     async with two_regions(cluster) as (eu, us):
         location = await begun(eu)

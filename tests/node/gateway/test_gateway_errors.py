@@ -15,7 +15,7 @@ from node import errors as registry_errors
 from node.errors import UploadProgress
 from node.gateway import errors, refusals
 from node.gateway.requests import Request
-from replication import stores
+from replication import directory, sources, stores
 
 ONE = Digest("sha256", "1" * 64)
 APP = RepositoryName("team/app")
@@ -25,6 +25,8 @@ ROOTS = (
     access.AccessDenied,
     registry_errors.RegistryError,
     refusals.RequestRefused,
+    sources.TransferError,
+    directory.PeerError,
 )
 OF_THE_SPECIFICATION = re.findall(
     "[A-Z_]+",

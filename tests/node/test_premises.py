@@ -40,9 +40,10 @@ def test_only_a_member_of_a_cluster_listens_for_others(tmp_path: Path) -> None:
     alone = configuration(tmp_path / "alone")
     with occupied(alone) as premises:
         assert premises.transfers is None
-    listen = msgspec.structs.replace(alone.listen, transfers="127.0.0.1:0")
+    member = configuration(tmp_path / "member")
+    listen = msgspec.structs.replace(member.listen, transfers="127.0.0.1:0")
     cluster = Cluster(id="c" * 32, members=("node-1=127.0.0.1:1",))
-    with occupied(msgspec.structs.replace(alone, listen=listen, cluster=cluster)) as premises:
+    with occupied(msgspec.structs.replace(member, listen=listen, cluster=cluster)) as premises:
         assert premises.transfers
         socket.create_connection(premises.transfers.getsockname()).close()
 

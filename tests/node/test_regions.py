@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import json
 import os
 import signal
@@ -108,6 +109,22 @@ def test_what_one_region_answers_the_others_know(regions: Regions) -> None:
         assert regions.clients[AP].delete(f"/v2/team/app/manifests/{digest}").status_code == 202
         assert regions.get(EU) is None
         assert regions.get(EU, digest) is None
+
+
+def test_every_request_of_a_push_may_reach_another_region_and_every_region_has_the_blob(regions: Regions) -> None:
+    for number in range(6):
+        content = bytes([number]) * 250_000
+        turns = itertools.cycle([*regions.clients[number % 3 :], *regions.clients[: number % 3]])
+        location = next(turns).post("/v2/team/blobs/blobs/uploads/").raise_for_status().headers["location"]
+        for start in range(0, len(content), 100_000):
+            patched = next(turns).patch(location, content=content[start : start + 100_000])
+            assert patched.status_code == 202, patched.text
+            location = patched.headers["location"]
+        digest = digest_of(content)
+        put = next(turns).put(location, params={"digest": digest})
+        assert put.status_code == 201, put.text
+        for client in regions.clients:
+            assert client.get(f"/v2/team/blobs/blobs/{digest}").content == content
 
 
 def test_lists_and_referrers_are_never_behind(regions: Regions) -> None:

@@ -63,6 +63,14 @@ def test_an_older_term_is_committed_only_with_an_entry_of_the_own(rig: Rig) -> N
     assert core.commit == index + 1
 
 
+def test_its_own_copy_counts_only_once_it_is_on_disk(rig: Rig) -> None:
+    core = rig.members["a"].core
+    index, term = core.add(REGULAR + b"x")
+    core.receive("b", acknowledgement(term, index + 1))
+    core.tick()
+    assert core.commit == core.journal.wal.commit == index
+
+
 def acknowledgement(term: int, following: int, *, number: int = 0, round: int = 0, reset: bool = False) -> Message:  # noqa: A002
     return {
         "type": "next_node_idx",

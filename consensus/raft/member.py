@@ -195,8 +195,8 @@ class Member:
         waiting = self._forwarded.get(message["request"])
         if waiting is None or waiting.leader != peer:
             return
-        del self._forwarded[message["request"]]
         waiting.term, index = int(message["term"]), int(message["index"])
+        del self._forwarded[message["request"]]
         if index <= 0:
             waiting.done(LogUnavailable(f"{peer} does not lead any more"))
         elif index > self._commit:
@@ -220,8 +220,8 @@ class Member:
         waiting = self._asked.get(message["request"])
         if waiting is None or waiting.leader != peer:
             return
-        del self._asked[message["request"]]
         index = int(message["index"])
+        del self._asked[message["request"]]
         waiting.done(index if index > 0 else LogUnavailable(f"{peer} does not lead any more"))
 
     # Answers

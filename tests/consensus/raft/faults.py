@@ -185,7 +185,8 @@ def an_acknowledgement_of_an_older_term(lab: Lab) -> Found:
     lab.settle()
     lab.elect("a")
     lab.cut = {"b", "c", "e"}
-    lab.put("a", "new")
+    for number in range(5):  # so many that the acknowledgement is of an entry that is there
+        lab.put("a", f"new{number}")
     lab.settle()
     lab.deliver(late)
     lab.settle()

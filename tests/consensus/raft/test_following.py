@@ -61,7 +61,12 @@ def follower(tmp_path: Path) -> Iterator[Follower]:
 
 def test_it_takes_entries_and_says_so_once_they_are_synced(follower: Follower) -> None:
     synced: list[int] = []
-    follower.rig.filter = lambda *_: bool(synced.append(follower.core.journal.wal.commit)) or True  # type: ignore[func-returns-value]
+
+    def look(*_: object) -> bool:
+        synced.append(follower.core.journal.wal.commit)
+        return True
+
+    follower.rig.filter = look
     first, second = follower.receive(
         follower.entries((1, 0), ("x", 1), ("y", 1)), follower.entries((3, 1), ("z", 1), commit=2)
     )

@@ -24,7 +24,7 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-up: $(RUNTIME) ## start the regions on this machine and stay in the foreground (REGIONS, BASE_PORT, MERIDIAN_DATA)
+up: $(RUNTIME) ## start the regions on this machine and stay in the foreground (REGIONS, BASE_PORT, MERIDIAN_DATA, CLUSTER)
 	@exec $(BIN)/meridian local up
 
 down: $(RUNTIME) ## stop every region on this machine

@@ -38,8 +38,10 @@ def local() -> None:
                      100 above that, its addresses for the other regions 200 and 300     [5100]
       MERIDIAN_DATA  one folder for each region, with its data, log, certificate and pid     [./.meridian]
 
-    Several regions are one cluster, from their first start on and always the same ones; one alone is a registry by
-    itself. To begin another cluster, move MERIDIAN_DATA away or name another folder.
+      CLUSTER        1: all of them, as one cluster; 0: the first region only     [0]
+
+    A cluster has the same regions from its first start on, whatever CLUSTER says later; a first region that began alone
+    stays alone. To begin anew, move MERIDIAN_DATA away or name another folder.
     """
 
 

@@ -37,7 +37,13 @@ class Machine:
     def __init__(self, folder: Path, regions: str = "eu") -> None:
         self.folder = folder
         self.base_port = free_base_port()
-        self.variables = {"MERIDIAN_DATA": ".meridian", "BASE_PORT": str(self.base_port), "REGIONS": regions, **QUICK}
+        self.variables = {
+            "MERIDIAN_DATA": ".meridian",
+            "BASE_PORT": str(self.base_port),
+            "REGIONS": regions,
+            "CLUSTER": "1",
+            **QUICK,
+        }
         self.terminals: list[subprocess.Popen[str]] = []
         self.cluster = Cluster.from_environment({**self.variables, "MERIDIAN_DATA": str(folder / ".meridian")})
 
@@ -176,8 +182,8 @@ def test_nothing_runs(tmp_path: Path) -> None:
     rows = json.loads(meridian("local", "status", "--json", cwd=tmp_path).stdout)
     assert [(row["region"], row["state"], row["pid"]) for row in rows] == [
         ("eu", "stopped", None),
-        ("us", "stopped", None),
-        ("ap", "stopped", None),
+        ("us", "unused", None),
+        ("ap", "unused", None),
     ]
     assert not (tmp_path / ".meridian").exists()
 
@@ -344,7 +350,7 @@ def test_the_life_of_three_regions(three: Machine) -> None:
 
 
 def test_the_members_are_fixed(tmp_path: Path) -> None:
-    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us"})
+    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "CLUSTER": "1"})
     made = Members.of(cluster)
     assert (len(made.cluster_id), made.left_out) == (32, ())
     assert Members.of(cluster) == made
@@ -355,7 +361,9 @@ def test_the_members_are_fixed(tmp_path: Path) -> None:
 
 
 def test_each_region_has_a_key_of_its_own_and_all_list_the_same_members(tmp_path: Path) -> None:
-    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "BASE_PORT": "7000"})
+    cluster = Cluster.from_environment(
+        {"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "BASE_PORT": "7000", "CLUSTER": "1"}
+    )
     members = Members.of(cluster)
     eu, us = (members.section(region) for region in members.regions)
     assert eu == us == members.section(members.regions[0])
@@ -373,7 +381,7 @@ def test_each_region_has_a_key_of_its_own_and_all_list_the_same_members(tmp_path
 def test_a_start_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / "ca.key").write_text("half")
     (tmp_path / "ca.crt.new").write_text("half")
-    members = Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us"}))
+    members = Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "CLUSTER": "1"}))
     assert members.section(members.regions[0])
 
 
@@ -383,13 +391,28 @@ def test_a_damaged_record_is_not_guessed(tmp_path: Path) -> None:
         Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path)}))
 
 
-def test_a_region_from_before_there_were_clusters_goes_on_alone(machine: Machine) -> None:
+def test_the_first_region_begins_alone_unless_a_cluster_is_asked_for(machine: Machine) -> None:
+    machine.variables |= {"REGIONS": "eu,us,ap", "CLUSTER": "0"}
+    terminal = machine.up()
+    lines = read_until(terminal, "ready")
+    assert lines[0].startswith("region eu: starts, pid ")
+    assert lines[1:3] == [
+        f"region {name}: not started: CLUSTER=1 starts all regions, as one cluster" for name in ("us", "ap")
+    ]
+    assert [row["state"] for row in machine.status().values()] == ["running", "unused", "unused"]
+    assert "CLUSTER=1 starts all regions" in machine.local("start", "us", code=1)
+    assert machine.local("down") == "region eu: stopped\n"
+    machine.variables["CLUSTER"] = "yes"
+    assert "CLUSTER: expected 0 or 1, got 'yes'" in machine.local("status", code=1)
+
+
+def test_a_region_that_began_alone_goes_on_alone(machine: Machine) -> None:
     (machine.eu.path / "data").mkdir(parents=True)
     Identity.load_or_create(machine.eu.path / "data")
     machine.variables["REGIONS"] = "eu,us,ap"
     assert machine.local("start", "eu").startswith("region eu: ready, pid ")
     refusal = machine.local("start", "us", code=1)
-    assert "is of a version that knew one region only, and goes on alone; move it away" in refusal
+    assert "began alone, and goes on alone; move it away" in refusal
     assert [row["state"] for row in machine.status().values()] == ["running", "unused", "unused"]
     lines = read_until(machine.up(), "ready")
     assert lines[0].startswith("region eu: runs already, pid ")

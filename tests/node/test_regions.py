@@ -30,7 +30,12 @@ class Regions:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.variables = {"MERIDIAN_DATA": str(folder / "data"), "BASE_PORT": str(free_base_port()), **SHORT_LOG}
+        self.variables = {
+            "MERIDIAN_DATA": str(folder / "data"),
+            "BASE_PORT": str(free_base_port()),
+            "CLUSTER": "1",
+            **SHORT_LOG,
+        }
         self.cluster = Cluster.from_environment(self.variables)
         self.clients = [
             httpx.Client(base_url=f"http://{region.address}", timeout=30, trust_env=False)

@@ -1,0 +1,258 @@
+"""Each guard of the core and of the member, and how to take it away: the simulation has to notice.
+
+What takes a guard away is put in the place of a method of the shipped classes for the length of a run, in the
+simulation only. Those of the last group are pysyncobj's own, which the core relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from consensus.errors import LogFull
+from consensus.raft.core import _HANDLERS, Core, Message, _checked
+from consensus.raft.journal import Journal, RaftEntry
+from consensus.raft.member import Member
+from consensus.raft.pinned import Node
+
+_Patch = tuple[type, str, object]
+
+
+def _take_as_stock(self: Core, node: Node, message: Message, entries: list[RaftEntry]) -> None:
+    """Truncates behind `prevLogIdx` whatever is there."""
+    before = message["prevLogIdx"]
+    if self.journal.term(before) != message["prevLogTerm"]:
+        self._answer(node, message, self._where_to_begin(before), success=False, reset=True)
+        return
+    if self.journal.last > before:
+        self.journal.cut(before)
+    for entry in entries:
+        self.journal.add(*entry)
+    self._answer(node, message, self.journal.last + 1, success=True, reset=False)
+    self._known_commit = max(self._known_commit, min(message["commit_index"], self.journal.last))
+
+
+_shipped_take = Core._take
+
+
+def _take_commit_unseen(self: Core, node: Node, message: Message, entries: list[RaftEntry]) -> None:
+    """Believes the leader's commit index for entries that were not compared."""
+    _shipped_take(self, node, message, entries)
+    self._known_commit = max(self._known_commit, min(message["commit_index"], self.journal.last))
+
+
+def _take_uncompared(self: Core, node: Node, message: Message, entries: list[RaftEntry]) -> None:
+    """Adds what is new without looking at what is there."""
+    if message["prevLogIdx"] > self.journal.last:
+        self._answer(node, message, self.journal.last + 1, success=False, reset=True)
+        return
+    for entry in entries:
+        if entry[1] > self.journal.last:
+            self.journal.add(*entry)
+    compared = message["prevLogIdx"] + len(entries)
+    self._answer(node, message, compared + 1, success=True, reset=False)
+    self._known_commit = max(self._known_commit, min(message["commit_index"], compared))
+
+
+_shipped_ack = Core._on_next_node_idx
+
+
+def _ack_of_any_term(self: Core, node: Node, message: Message) -> None:
+    _shipped_ack(self, node, message | {"term": self.term})
+
+
+def _ack_always_resets(self: Core, node: Node, message: Message) -> None:
+    self._reset_at.clear()
+    _shipped_ack(self, node, message)
+
+
+def _ack_that_resends(self: Core, node: Node, message: Message) -> None:
+    _shipped_ack(self, node, message)
+    if message["success"] and message["term"] == self.term and self.is_leader:
+        self._SyncObj__raftNextIndex[node] = message["next_node_idx"]
+
+
+def _count_votes(self: Core, node: Node, message: Message) -> None:
+    if message["term"] == self.term:
+        self._SyncObj__forward(node, message)
+
+
+def _count_old_votes(self: Core, node: Node, message: Message) -> None:
+    if node.id not in self._voters:
+        self._voters.add(node.id)
+        self._SyncObj__forward(node, message | {"term": self.term})
+
+
+def _append_of_any_term(self: Core, node: Node, message: Message) -> None:
+    if message["term"] == self.term and self.is_leader:
+        return
+    self._follow(node, max(message["term"], self.term))
+    if "prevLogIdx" in message:
+        self._take(node, message, _checked(message["entries"]))
+
+
+def _acknowledge_at_once(self: Core) -> None:
+    acks, self._acks = self._acks, []
+    for peer, ack in acks:
+        self.send(peer, ack)
+    self.journal.flush()
+    self._raise_commit()
+
+
+def _acknowledge_old_terms(self: Core) -> None:
+    acks, self._acks = self._acks, []
+    self.journal.flush()
+    self._raise_commit()
+    for peer, ack in acks:
+        self.send(peer, ack)
+
+
+def _commit_unflushed(self: Core) -> None:
+    acks, self._acks = self._acks, []
+    self._raise_commit()
+    self.journal.flush()
+    for peer, ack in acks:
+        self.send(peer, ack)
+
+
+def _acknowledge_and_keep(self: Core) -> None:
+    acks, self._acks = self._acks, []
+    self.journal.flush()
+    self._raise_commit()
+    for peer, ack in acks:
+        if ack["term"] == self.term:
+            self.send(peer, ack)
+
+
+def _step_counting_first(self: Member) -> None:
+    """A leader syncs what it has added once it is committed."""
+    commit = self.core.commit
+    try:
+        self._take_messages()
+        if not self.core.is_leader:
+            self.core.acknowledge()
+        self.core.broadcast()
+        self.core.doTick(0.0)
+        self._settle()
+        if not self.core.is_leader or self.core.commit > commit:
+            self.core.journal.flush()
+    except LogFull as error:
+        self._run_full(error)
+
+
+def _vote_for_any_log(self: Core, node: Node, message: Message) -> None:
+    _shipped_request(self, node, message | {"last_log_term": 10**9})
+
+
+def _grant_for_any_log(self: Core, node: Node, message: Message) -> None:
+    _shipped_pre_vote(self, node, message | {"last_log_term": 10**9})
+
+
+_shipped_request = Core._on_request_vote
+_shipped_pre_vote = Core._on_pre_vote
+_shipped_entries = Core._SyncObj__getEntries
+
+
+def _vote_while_led(self: Core, node: Node, message: Message) -> None:
+    self._SyncObj__forward(node, message)
+
+
+def _grant_while_led(self: Core, node: Node, message: Message) -> None:
+    if message["term"] >= self.term and (message["last_log_term"], message["last_log_index"]) >= self._newest:
+        answer = {"type": "pre_vote_granted", "term": message["term"], "last_log_index": message["last_log_index"]}
+        self.send(node.id, answer)
+
+
+def _entries_of_this_term(self: Core, start: int, count: int) -> list[RaftEntry]:
+    return [(command, index, self.term) for command, index, _ in _shipped_entries(self, start, count)]
+
+
+def _conclude_any_term(_: Member, index: int, waiting: list[Any]) -> None:
+    for each in waiting:
+        each.done(index)
+
+
+def _forget_votes(self: Journal, term: int, voted_for: str | None) -> None:
+    """In memory only."""
+    from dataclasses import replace
+
+    self._hard.stored = replace(self._hard.stored, term=term, voted_for=voted_for)
+
+
+def _round_before(self: Member, done: Any) -> Any:
+    read = _shipped_read(self, done)
+    read.round -= 1
+    return read
+
+
+_shipped_read = Member._read
+_shipped_timing = Core.__init__
+
+
+def _never_fall_back(self: Core, *arguments: Any, **options: Any) -> None:
+    _shipped_timing(self, *arguments, **options)
+    self.conf.leaderFallbackTimeout = 30.0
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+def _is_leader(core: Core) -> bool:
+    return core.is_leader
+
+
+GUARDS: dict[str, tuple[_Patch, ...]] = {
+    "only a conflict truncates": ((Core, "_take", _take_as_stock),),
+    "commit rises to what was compared": ((Core, "_take", _take_commit_unseen),),
+    "entries are compared": ((Core, "_take", _take_uncompared),),
+    "acknowledgements of other terms are dropped": ((Core, "_on_next_node_idx", _ack_of_any_term),),
+    "old resets do nothing": ((Core, "_on_next_node_idx", _ack_always_resets),),
+    "acknowledgements resend nothing": ((Core, "_on_next_node_idx", _ack_that_resends),),
+    "a voter counts once": ((Core, "_on_response_vote", _count_votes),),
+    "votes of older terms do not count": ((Core, "_on_response_vote", _count_old_votes),),
+    "leaders of older terms are refused": ((Core, "_on_append_entries", _append_of_any_term),),
+    "synced before acknowledged": ((Core, "acknowledge", _acknowledge_at_once),),
+    "no acknowledgement from an older term": ((Core, "acknowledge", _acknowledge_old_terms),),
+    "synced before committed": ((Core, "acknowledge", _commit_unflushed),),
+    "forgotten entries are not committed": ((Core, "acknowledge", _acknowledge_and_keep),),
+    "synced before a leader counts itself": (
+        (Member, "step", _step_counting_first),
+        (Journal, "setRaftCommitIndex", _nothing),
+    ),
+    "term and vote are kept": ((Journal, "setCurrentTerm", _forget_votes),),
+    "pre-vote": ((Core, "_SyncObj__connectedToAnyone", lambda _: True),),
+    "no pre-vote while a leader is heard": ((Core, "_on_pre_vote", _grant_while_led),),
+    "no vote while a leader is heard": ((Core, "_on_request_vote", _vote_while_led),),
+    "neither while a leader is heard": ((Core, "_hears_a_leader", property(lambda _: False)),),
+    "a leader without majority steps down": ((Core, "__init__", _never_fall_back),),
+    "a leader with a full disk steps down": ((Core, "step_down", _nothing),),
+    "reads wait for an entry of the term": ((Core, "may_read", property(_is_leader)),),
+    "reads wait for a round": ((Core, "proved", property(lambda core: core.round + 1)),),
+    "the round begins after the read": ((Member, "_read", _round_before),),
+    "an answer counts in its term": ((Member, "_conclude", _conclude_any_term),),
+    "pysyncobj: votes go to logs that are up to date": (
+        (Core, "_on_request_vote", _vote_for_any_log),
+        (Core, "_on_pre_vote", _grant_for_any_log),
+    ),
+    "pysyncobj: only entries of the term are counted": ((Core, "_SyncObj__getEntries", _entries_of_this_term),),
+}
+
+
+@contextmanager
+def without(guard: str) -> Iterator[None]:
+    """The shipped classes lack the guard. Raises KeyError for one that is not in GUARDS."""
+    shipped = [(place, name, place.__dict__[name]) for place, name, _ in GUARDS[guard]]
+    handlers: dict[str, Callable[..., None]] = dict(_HANDLERS)
+    for place, name, patch in GUARDS[guard]:
+        setattr(place, name, patch)
+        for kind, handler in handlers.items():
+            if handler.__name__ == name:
+                _HANDLERS[kind] = patch  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _HANDLERS.update(handlers)
+        for place, name, original in shipped:
+            setattr(place, name, original)

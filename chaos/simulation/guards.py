@@ -95,14 +95,23 @@ def _append_of_any_term(self: Core, node: Node, message: Message) -> None:
 def _acknowledge_at_once(self: Core) -> None:
     acks, self._acks = self._acks, []
     for peer, ack in acks:
-        self.send(peer, ack)
-    self.journal.flush()
+        if ack["term"] == self.term:
+            self.send(peer, ack)
+    _flush(self)
     self._raise_commit()
+
+
+def _flush(core: Core) -> None:
+    try:
+        core.journal.flush()
+    except LogFull:
+        core._known_commit = min(core._known_commit, core.journal.last)
+        raise
 
 
 def _acknowledge_old_terms(self: Core) -> None:
     acks, self._acks = self._acks, []
-    self.journal.flush()
+    _flush(self)
     self._raise_commit()
     for peer, ack in acks:
         self.send(peer, ack)
@@ -111,9 +120,10 @@ def _acknowledge_old_terms(self: Core) -> None:
 def _commit_unflushed(self: Core) -> None:
     acks, self._acks = self._acks, []
     self._raise_commit()
-    self.journal.flush()
+    _flush(self)
     for peer, ack in acks:
-        self.send(peer, ack)
+        if ack["term"] == self.term:
+            self.send(peer, ack)
 
 
 def _acknowledge_and_keep(self: Core) -> None:
@@ -136,7 +146,7 @@ def _step_counting_first(self: Member) -> None:
         self.core.doTick(0.0)
         self._settle()
         if not self.core.is_leader or self.core.commit > commit:
-            self.core.journal.flush()
+            _flush(self.core)
     except LogFull as error:
         self._run_full(error)
 

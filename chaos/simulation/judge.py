@@ -65,6 +65,11 @@ class Judge:
         if kind in {"request_vote", "pre_vote", "append_entries"}:  # the others may speak of a term gone by
             self.in_term(member, term)
 
+    def votes(self, member: str, seconds: float, patience: float) -> None:
+        """A member voted, not to hand leadership over, `seconds` after it heard a leader."""
+        if seconds < patience:
+            raise Broken("who hears a leader does not vote", f"{member} heard one {seconds:.3f} s ago")
+
     def in_term(self, member: str, term: int) -> None:
         """The member said or showed that it is in that term."""
         if term < self._terms.get(member, 0):
@@ -123,7 +128,7 @@ class Judge:
         if promise.index >= first and promise.entry_term >= 0 and found != promise.entry_term:
             raise Broken(
                 "what is acknowledged is durable",
-                f"{member} acknowledged entry {promise.index} of term {promise.entry_term}, and starts with {found} there",
+                f"{member} acknowledged entry {promise.index} of term {promise.entry_term}, and has {found} there",
             )
 
     def promised(self, member: str) -> int:

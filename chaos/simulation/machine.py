@@ -15,7 +15,7 @@ from chaos.simulation.judge import Broken, Judge
 from chaos.simulation.plan import Plan
 from chaos.simulation.replica import Replica
 from chaos.simulation.trace import Trace
-from chaos.simulation.volume import PowerLost, Volume
+from chaos.simulation.volume import Ended, Volume
 from consensus.codec import decode
 from consensus.commands import Outcome
 from consensus.errors import LogError, LogUnavailable
@@ -66,7 +66,7 @@ class Machine:
         self._world = world
         self._cadence = plan.cadence[plan.names.index(name)]
         self._chance = Random(f"machine/{plan.seed}/{name}")
-        self._incarnation = 0
+        self.incarnation = 0
         self._calls: deque[Callable[[Member], None]] = deque()
         self._answers: list[tuple[Answer, int | LogError]] = []
         self._waiting: dict[int, Answer] = {}
@@ -78,12 +78,14 @@ class Machine:
         self._heard: dict[str, float] = {}
         self._arrived: list[tuple[str, Message]] = []
         self._led: tuple[int, float] = (0, 0.0)
+        self._followed = float("-inf")  # when it last heard a leader
+        self._transfers: dict[str, bool] = {}  # whether who asks for a vote was asked to take over
 
     # The process
 
     def start(self) -> None:
         """A new process on what the disk holds. Raises Broken if it refuses."""
-        plan, self._incarnation = self._world.plan, self._incarnation + 1
+        plan, self.incarnation = self._world.plan, self.incarnation + 1
         try:
             self.replica.open()
             journal = Journal.open(self.volume.root / "log", self.replica.applied, segment_bytes=plan.segment_bytes)
@@ -92,8 +94,8 @@ class Machine:
             except BaseException:
                 journal.wal.close()
                 raise
-        except PowerLost:
-            self._world.died(self.name, power_lost=True)
+        except Ended as ended:
+            self._world.died(self.name, power_lost=ended.power_lost)
             return
         except LogUnavailable:
             self._world.died(self.name, power_lost=bool(self._chance.random() < 0.5))
@@ -122,7 +124,8 @@ class Machine:
         self._mirror, self._mirrored, self._commit = [], first, core.commit
         self.outcomes, self._calls, self._waiting, self._answers = {}, deque(), {}, []
         self._heard, self._arrived, self._led, self.paused_until = {}, [], (0, 0.0), 0.0
-        request = self._incarnation * _REQUESTS
+        self._followed, self._transfers = float("-inf"), {}
+        request = self.incarnation * _REQUESTS
         self.member = Member(core, lambda _: None, first_request=request)
         self._look_at_log(core)
         self._next_step = float("inf")
@@ -149,6 +152,8 @@ class Machine:
         """From the network."""
         if self.member is not None:
             self.member.receive(sender, message)
+            if message["type"] == "request_vote":
+                self._transfers[sender] = self._transfers.get(sender, False) or message["transfer"]
             self._arrived.append((sender, message))
             self._wake(self._chance.uniform(0.0002, 0.002))
 
@@ -198,8 +203,8 @@ class Machine:
         self.steps += 1
         try:
             self._step(self.member)
-        except PowerLost:
-            self._world.died(self.name, power_lost=True)
+        except Ended as ended:
+            self._world.died(self.name, power_lost=ended.power_lost)
         except LogUnavailable as error:
             self._world.trace.add(self._world.now, "fails", self.name, type(error).__name__)
             self._world.died(self.name, power_lost=self._chance.random() < 0.7)
@@ -211,9 +216,12 @@ class Machine:
     def _step(self, member: Member) -> None:
         arrived, self._arrived = self._arrived, []
         self._go(member)
+        self._transfers = {}
         for sender, message in arrived:
             if message["type"] == "next_node_idx" and message["term"] == member.core.term:
                 self._heard[sender] = self._world.now
+            if message["type"] == "append_entries" and message["term"] == member.core.term:
+                self._followed = self._world.now
         self._look_at_log(member.core)
         self._look_at_commit(member.core)
         self._look_at_term(member.core)
@@ -240,6 +248,9 @@ class Machine:
             term = self.member.core.journal.term(index)
             acknowledged = {} if term is None else {index: term}
         taken = self._world.send(self.name, receiver, message, self.volume.spent)
+        if message["type"] == "response_vote" and not self._transfers.get(receiver):
+            patience = self._world.plan.timing.election_least
+            self._world.judge.votes(self.name, self._world.now - self._followed, patience)
         if taken:
             self._world.judge.sent(self.name, receiver, message, acknowledged)
         return taken

@@ -80,7 +80,19 @@ class Nemesis:
         self._scene.died(victim.name, power_lost=True)
 
     def _power_at_sync(self, victim: Machine) -> None:
-        victim.volume.fuse = self._chance.randint(1, 6)
+        victim.volume.fuse, victim.volume.fuse_kills = self._chance.randint(1, 6), False
+
+    def _kill_at_sync(self, victim: Machine) -> None:
+        """The next process finds what was never synced, and then the power goes as well."""
+        volume, began = victim.volume, victim.incarnation
+        volume.fuse, volume.fuse_kills = self._chance.randint(1, 6), True
+
+        def lose_power() -> None:
+            if victim.incarnation > began and victim.member is not None:
+                self._scene.died(victim.name, power_lost=True)
+
+        for _ in range(3):
+            self._later(self._chance.uniform(0.1, 4.0), lose_power)
 
     def _all(self, _: Machine) -> None:
         names = list(self._scene.machines)
@@ -131,6 +143,13 @@ class Nemesis:
         peer = self._chance.choice([None, *(name for name in self._plan.names if name != victim.name)])
         victim.order(lambda member: None if not member.core.is_leader else _quietly(member.core.transfer, peer))
 
+    def _hand_over(self, victim: Machine) -> None:
+        """A leader that hands over, and does not hear of its successor."""
+        peer = self._chance.choice([name for name in self._plan.names if name != victim.name])
+        victim.order(lambda member: None if not member.core.is_leader else _quietly(member.core.transfer, peer))
+        seconds = self._chance.uniform(0.3, 3.0)
+        self._later(self._chance.uniform(0.0, 0.4), lambda: self._cut(self._to(victim.name), seconds))
+
     def _churn(self, victim: Machine) -> None:
         """A leader goes on in a minority, then a follower sees both leaders at once."""
         others = [name for name in self._plan.names if name != victim.name]
@@ -155,7 +174,7 @@ class Nemesis:
         for pair in pairs:
             self._scene.network.cut(*pair, hold=hold)
             self._cuts.append(pair)
-        self._later(seconds, lambda: self._heal(pairs))
+        self._scene.at(seconds, "nemesis", lambda: self._heal(pairs))
 
     def _heal(self, pairs: list[tuple[str, str]]) -> None:
         for pair in pairs:
@@ -164,7 +183,8 @@ class Nemesis:
                 self._scene.network.heal(*pair)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
-        self._scene.at(seconds, "nemesis", call)
+        """Unless the faults have ended by then."""
+        self._scene.at(seconds, "nemesis", lambda: None if self._ended else call())
 
     # The calm
 
@@ -182,7 +202,7 @@ class Nemesis:
             link.slow = 0.0
         scene.network.calm = True
         highest = scene.judge.highest
-        self._later(_SETTLING * self._plan.timing.election_most, lambda: self._expect_leader(highest))
+        self._scene.at(_SETTLING * self._plan.timing.election_most, "nemesis", lambda: self._expect_leader(highest))
 
     def _expect_leader(self, highest: int) -> None:
         leader = self._leader()
@@ -196,7 +216,7 @@ class Nemesis:
         held = self._state(leader)
         self._scene.trace.add(self._scene.now, "calm cut", lost.name, len(pairs))
         self._cut(pairs, _CUT * self._plan.timing.election_most)
-        self._later(_KEEPING * self._plan.timing.election_most, lambda: self._expect_the_same(held))
+        self._scene.at(_KEEPING * self._plan.timing.election_most, "nemesis", lambda: self._expect_the_same(held))
 
     def _expect_the_same(self, held: tuple[str, int, int]) -> None:
         name, term, highest = held
@@ -236,6 +256,8 @@ _FAULTS: dict[str, Callable[[Nemesis, Machine], None]] = {
     "full_disk": Nemesis._full_disk,
     "bad_sync": Nemesis._bad_sync,
     "transfer": Nemesis._transfer,
+    "hand_over": Nemesis._hand_over,
+    "kill_at_sync": Nemesis._kill_at_sync,
     "churn": Nemesis._churn,
     "return": Nemesis._return,
 }

@@ -11,6 +11,7 @@ FAULTS = (
     "kill",
     "power",
     "power_at_sync",
+    "kill_at_sync",
     "all",
     "isolate",
     "deafen",
@@ -23,6 +24,7 @@ FAULTS = (
     "full_disk",
     "bad_sync",
     "transfer",
+    "hand_over",
     "churn",
     "return",
 )
@@ -50,6 +52,7 @@ class Plan:
     trim_seconds: float
     segment_bytes: int
     memory_bytes: int  # of the journal
+    batch_entries: int  # in one message
     active_seconds: float = 35.0
 
 
@@ -60,16 +63,18 @@ def draw(seed: int, members: int | None = None) -> Plan:
     faults = tuple(fault for fault in FAULTS if chance.random() < 0.45) or ("power", "isolate")
     wild = chance.random() < 0.3
     delay = chance.choice((0.0005, 0.005, 0.03, 0.08))
+    jitter = delay * chance.choice((0.1, 1.0, 3.0))
+    patient = [timing for timing in _TIMINGS if timing.election_least >= 5 * (delay + jitter)]
     return Plan(
         seed=seed,
         names="abcde"[:count],
-        timing=chance.choice(_TIMINGS),
+        timing=chance.choice(patient),
         cadence=tuple(chance.choice((0.08, 0.15, 0.3)) for _ in range(count)),
         faults=faults,
         fault_seconds=chance.choice((0.6, 1.2, 2.5)),
         wild=wild,
         delay=delay,
-        jitter=delay * chance.choice((0.1, 1.0, 3.0)),
+        jitter=jitter,
         loss=chance.choice((0.0, 0.002, 0.02)),
         torn=chance.choice((0.0, 0.5, 1.0)),
         real_state=chance.random() < 0.1,
@@ -77,5 +82,6 @@ def draw(seed: int, members: int | None = None) -> Plan:
         read_rate=chance.choice((0.3, 1.0, 3.0)),
         trim_seconds=chance.choice((2.0, 6.0, 30.0)),
         segment_bytes=chance.choice((300, 1000, 4096)),
+        batch_entries=chance.choice((1, 2, 4096, 4096)),
         memory_bytes=chance.choice((600, 10_000, 1_000_000, 1_000_000)),
     )

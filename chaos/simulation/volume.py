@@ -23,8 +23,13 @@ _FOLDER = -1  # stands for an inode
 _NO_LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
-class PowerLost(BaseException):
-    """The member's machine goes off at this very sync; nothing of the product can hold it up."""
+class Ended(BaseException):
+    """The member's process ends at this very sync, and with it the power or not; nothing of the product can hold it
+    up."""
+
+    def __init__(self, *, power_lost: bool) -> None:
+        super().__init__(power_lost)
+        self.power_lost = power_lost
 
 
 class Volume:
@@ -37,7 +42,8 @@ class Volume:
         self._names: dict[str, dict[str, int]] = {}  # synced, by folder: name to inode
         self._pins: dict[int, int] = {}  # open files, so that no inode is given out twice
         self.syncs = 0
-        self.fuse = 0  # the sync at which power is lost, counted down
+        self.fuse = 0  # the sync at which the process ends, counted down
+        self.fuse_kills = False  # and the power stays
         self.bad = 0  # the same, for a sync that fails
         self.slow = 0.0  # seconds that a sync takes
         self.spent = 0.0  # seconds that syncs have taken since somebody looked
@@ -109,13 +115,13 @@ class Volume:
                 raise OSError(errno.EIO, "the simulated disk has failed")
         if self.fuse == 1 and self._chance.random() < 0.6:
             self.fuse = 0
-            raise PowerLost
+            raise Ended(power_lost=not self.fuse_kills)
 
     def _after(self) -> None:
         if self.fuse:
             self.fuse -= 1
             if not self.fuse:
-                raise PowerLost
+                raise Ended(power_lost=not self.fuse_kills)
 
     def _present(self, path: str) -> dict[str, int]:
         found = {}

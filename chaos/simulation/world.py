@@ -23,6 +23,7 @@ from chaos.simulation.replica import Counter, Database, Replica
 from chaos.simulation.trace import Trace
 from chaos.simulation.volume import Disks
 from consensus import clock, entropy
+from consensus.raft import core as cores
 from consensus.raft import journal as journals
 from consensus.raft.core import Message
 from consensus.raft.pinned import use_clock
@@ -140,7 +141,7 @@ class World:
             self._read(client)
         self._trim()
         self._nemesis = Nemesis(self)
-        self.at(self.plan.active_seconds, "calm", self._nemesis.end)
+        self.at(self.plan.active_seconds, "calm", self._calm)
         calm = CALM_TIMEOUTS * self.plan.timing.election_most
         self._until(_START + self.plan.active_seconds + calm)
         for client in self._clients:
@@ -183,6 +184,13 @@ class World:
         client.read()
         pause = self._chance.expovariate(self._rate(self.plan.read_rate))
         self.at(pause, client.key, lambda: self._read(client))
+
+    def _calm(self) -> None:
+        assert self._nemesis is not None
+        self._nemesis.end()
+        for client in self._clients:
+            self._propose(client)
+            self._read(client)
 
     def _rate(self, planned: float) -> float:
         """A client's. In the calm it is enough that something is asked in each election timeout."""
@@ -270,19 +278,19 @@ def _without_collection() -> Iterator[None]:
 @contextmanager
 def _replaced(world: World) -> Iterator[None]:
     chance = Random(f"entropy/{world.plan.seed}")
-    shipped = entropy.token_bytes, clock.monotonic, journals._KEPT_BYTES
+    shipped = entropy.token_bytes, clock.monotonic, journals._KEPT_BYTES, cores._BATCH_ENTRIES
     logger = logging.getLogger("consensus")
     handler, propagate = _Dropped(world), logger.propagate
     entropy.token_bytes = lambda count: chance.randbytes(count)
     clock.monotonic = lambda: world.now
-    journals._KEPT_BYTES = world.plan.memory_bytes
+    journals._KEPT_BYTES, cores._BATCH_ENTRIES = world.plan.memory_bytes, world.plan.batch_entries
     use_clock(lambda: world.now)
     logger.addHandler(handler)
     logger.propagate = False
     try:
         yield
     finally:
-        entropy.token_bytes, clock.monotonic, journals._KEPT_BYTES = shipped
+        entropy.token_bytes, clock.monotonic, journals._KEPT_BYTES, cores._BATCH_ENTRIES = shipped
         use_clock(clock.monotonic)
         logger.removeHandler(handler)
         logger.propagate = propagate

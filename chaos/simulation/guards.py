@@ -11,10 +11,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from consensus.errors import LogFull
-from consensus.raft.core import _HANDLERS, Core, Message, _checked
+from consensus.raft.core import _HANDLERS, Core
+from consensus.raft.following import Following, _checked
+from consensus.raft.guarded import Guarded
 from consensus.raft.journal import Journal, RaftEntry
+from consensus.raft.leading import Leading
+from consensus.raft.links import Message
 from consensus.raft.member import Member
-from consensus.raft.pinned import Node
+from consensus.raft.pinned import Node, now
+from consensus.raft.voting import Voting
 
 _Patch = tuple[type, str, object]
 
@@ -55,7 +60,7 @@ def _take_uncompared(self: Core, node: Node, message: Message, entries: list[Raf
     self._known_commit = max(self._known_commit, min(message["commit_index"], compared))
 
 
-_shipped_ack = Core._on_next_node_idx
+_shipped_ack = Core.on_next_node_idx
 
 
 def _ack_of_any_term(self: Core, node: Node, message: Message) -> None:
@@ -75,13 +80,13 @@ def _ack_that_resends(self: Core, node: Node, message: Message) -> None:
 
 def _count_votes(self: Core, node: Node, message: Message) -> None:
     if message["term"] == self.term:
-        self._SyncObj__forward(node, message)
+        self._SyncObj__onMessageReceived(node, message)
 
 
 def _count_old_votes(self: Core, node: Node, message: Message) -> None:
     if node.id not in self._voters:
         self._voters.add(node.id)
-        self._SyncObj__forward(node, message | {"term": self.term})
+        self._SyncObj__onMessageReceived(node, message | {"term": self.term})
 
 
 def _append_of_any_term(self: Core, node: Node, message: Message) -> None:
@@ -143,7 +148,7 @@ def _step_counting_first(self: Member) -> None:
         if not self.core.is_leader:
             self.core.acknowledge()
         self.core.broadcast()
-        self.core.doTick(0.0)
+        self.core.tick()
         self._settle()
         if not self.core.is_leader or self.core.commit > commit:
             _flush(self.core)
@@ -159,13 +164,12 @@ def _grant_for_any_log(self: Core, node: Node, message: Message) -> None:
     _shipped_pre_vote(self, node, message | {"last_log_term": 10**9})
 
 
-_shipped_request = Core._on_request_vote
-_shipped_pre_vote = Core._on_pre_vote
-_shipped_entries = Core._SyncObj__getEntries
+_shipped_request = Core.on_request_vote
+_shipped_pre_vote = Core.on_pre_vote
 
 
 def _vote_while_led(self: Core, node: Node, message: Message) -> None:
-    self._SyncObj__forward(node, message)
+    self._SyncObj__onMessageReceived(node, message)
 
 
 def _grant_while_led(self: Core, node: Node, message: Message) -> None:
@@ -174,8 +178,32 @@ def _grant_while_led(self: Core, node: Node, message: Message) -> None:
         self.send(node.id, answer)
 
 
-def _entries_of_this_term(self: Core, start: int, count: int) -> list[RaftEntry]:
-    return [(command, index, self.term) for command, index, _ in _shipped_entries(self, start, count)]
+def _tick_counting_any_term(self: Leading) -> None:
+    if self.is_leader:
+        matching = sorted([*(self._SyncObj__raftMatchIndex[node] for node in self.otherNodes), self.journal.last])
+        held = matching[-(len(matching) // 2 + 1)]
+        if held > self.commit:
+            self.journal.flush()
+            self._SyncObj__raftCommitIndex = self._SyncObj__leaderCommitIndex = held
+    _shipped_tick(self)
+
+
+def _tick_for_ever(self: Leading) -> None:
+    if self.is_leader:
+        self._SyncObj__lastResponseTime = dict.fromkeys(self.otherNodes, now())
+    _shipped_tick(self)
+
+
+def _tick_unflushed(self: Leading) -> None:
+    """A leader counts, and says that it is committed, what it has not synced."""
+    flush, self.journal.flush = self.journal.flush, _nothing  # type: ignore[method-assign]
+    try:
+        _shipped_tick(self)
+    finally:
+        self.journal.flush = flush  # type: ignore[method-assign]
+
+
+_shipped_tick = Leading.tick
 
 
 def _conclude_any_term(_: Member, index: int, waiting: list[Any]) -> None:
@@ -197,12 +225,6 @@ def _round_before(self: Member, done: Any) -> Any:
 
 
 _shipped_read = Member._read
-_shipped_timing = Core.__init__
-
-
-def _never_fall_back(self: Core, *arguments: Any, **options: Any) -> None:
-    _shipped_timing(self, *arguments, **options)
-    self.conf.leaderFallbackTimeout = 30.0
 
 
 def _nothing(*_: object) -> None:
@@ -214,39 +236,40 @@ def _is_leader(core: Core) -> bool:
 
 
 GUARDS: dict[str, tuple[_Patch, ...]] = {
-    "only a conflict truncates": ((Core, "_take", _take_as_stock),),
-    "commit rises to what was compared": ((Core, "_take", _take_commit_unseen),),
-    "entries are compared": ((Core, "_take", _take_uncompared),),
-    "acknowledgements of other terms are dropped": ((Core, "_on_next_node_idx", _ack_of_any_term),),
-    "old resets do nothing": ((Core, "_on_next_node_idx", _ack_always_resets),),
-    "acknowledgements resend nothing": ((Core, "_on_next_node_idx", _ack_that_resends),),
-    "a voter counts once": ((Core, "_on_response_vote", _count_votes),),
-    "votes of older terms do not count": ((Core, "_on_response_vote", _count_old_votes),),
-    "leaders of older terms are refused": ((Core, "_on_append_entries", _append_of_any_term),),
-    "synced before acknowledged": ((Core, "acknowledge", _acknowledge_at_once),),
-    "no acknowledgement from an older term": ((Core, "acknowledge", _acknowledge_old_terms),),
-    "synced before committed": ((Core, "acknowledge", _commit_unflushed),),
-    "forgotten entries are not committed": ((Core, "acknowledge", _acknowledge_and_keep),),
+    "only a conflict truncates": ((Following, "_take", _take_as_stock),),
+    "commit rises to what was compared": ((Following, "_take", _take_commit_unseen),),
+    "entries are compared": ((Following, "_take", _take_uncompared),),
+    "acknowledgements of other terms are dropped": ((Leading, "on_next_node_idx", _ack_of_any_term),),
+    "old resets do nothing": ((Leading, "on_next_node_idx", _ack_always_resets),),
+    "acknowledgements resend nothing": ((Leading, "on_next_node_idx", _ack_that_resends),),
+    "a voter counts once": ((Voting, "on_response_vote", _count_votes),),
+    "votes of older terms do not count": ((Voting, "on_response_vote", _count_old_votes),),
+    "leaders of older terms are refused": ((Following, "on_append_entries", _append_of_any_term),),
+    "synced before acknowledged": ((Following, "acknowledge", _acknowledge_at_once),),
+    "no acknowledgement from an older term": ((Following, "acknowledge", _acknowledge_old_terms),),
+    "synced before committed": ((Following, "acknowledge", _commit_unflushed),),
+    "forgotten entries are not committed": ((Following, "acknowledge", _acknowledge_and_keep),),
     "synced before a leader counts itself": (
         (Member, "step", _step_counting_first),
+        (Leading, "tick", _tick_unflushed),
         (Journal, "setRaftCommitIndex", _nothing),
     ),
     "term and vote are kept": ((Journal, "setCurrentTerm", _forget_votes),),
-    "pre-vote": ((Core, "_SyncObj__connectedToAnyone", lambda _: True),),
-    "no pre-vote while a leader is heard": ((Core, "_on_pre_vote", _grant_while_led),),
-    "no vote while a leader is heard": ((Core, "_on_request_vote", _vote_while_led),),
-    "neither while a leader is heard": ((Core, "_hears_a_leader", property(lambda _: False)),),
-    "a leader without majority steps down": ((Core, "__init__", _never_fall_back),),
-    "a leader with a full disk steps down": ((Core, "step_down", _nothing),),
-    "reads wait for an entry of the term": ((Core, "may_read", property(_is_leader)),),
-    "reads wait for a round": ((Core, "proved", property(lambda core: core.round + 1)),),
+    "pre-vote": ((Voting, "_SyncObj__connectedToAnyone", lambda _: True),),
+    "no pre-vote while a leader is heard": ((Voting, "on_pre_vote", _grant_while_led),),
+    "no vote while a leader is heard": ((Voting, "on_request_vote", _vote_while_led),),
+    "neither while a leader is heard": ((Guarded, "hears_a_leader", property(lambda _: False)),),
+    "a leader without majority steps down": ((Leading, "tick", _tick_for_ever),),
+    "a leader with a full disk steps down": ((Guarded, "step_down", _nothing),),
+    "reads wait for an entry of the term": ((Leading, "may_read", property(_is_leader)),),
+    "reads wait for a round": ((Leading, "proved", property(lambda core: core.round + 1)),),
     "the round begins after the read": ((Member, "_read", _round_before),),
     "an answer counts in its term": ((Member, "_conclude", _conclude_any_term),),
     "pysyncobj: votes go to logs that are up to date": (
-        (Core, "_on_request_vote", _vote_for_any_log),
-        (Core, "_on_pre_vote", _grant_for_any_log),
+        (Voting, "on_request_vote", _vote_for_any_log),
+        (Voting, "on_pre_vote", _grant_for_any_log),
     ),
-    "pysyncobj: only entries of the term are counted": ((Core, "_SyncObj__getEntries", _entries_of_this_term),),
+    "only entries of the term are counted": ((Leading, "tick", _tick_counting_any_term),),
 }
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consensus.commands import Outcome, Status
-from consensus.raft.core import Message
 from consensus.raft.journal import RaftEntry
+from consensus.raft.links import Message
 
 
 class Broken(Exception):

@@ -21,8 +21,9 @@ from consensus.commands import Outcome
 from consensus.errors import LogError, LogUnavailable
 from consensus.log import Entry
 from consensus.raft import journal as journals
-from consensus.raft.core import Core, Message
+from consensus.raft.core import Core
 from consensus.raft.journal import REGULAR, Journal
+from consensus.raft.links import Message
 from consensus.raft.member import Member
 
 _REQUESTS = 1_000_000  # an incarnation numbers its own with this much room

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from random import Random
 
 from chaos.simulation.plan import Plan
-from consensus.raft.core import Message
+from consensus.raft.links import Message
 
 _KEPT = 200  # messages of a link that may be replayed
 _LOST, _DUPLICATED, _REPLAYED, _LATE = 0.02, 0.04, 0.02, 0.05

@@ -28,7 +28,13 @@ FAULTS = (
     "churn",
     "return",
 )
-_TIMINGS = (Timing(0.15, 1.0, 2.0), Timing(0.3, 1.5, 3.0), Timing(0.3, 1.0, 2.0), Timing(0.1, 0.4, 0.8))
+_TIMINGS = (
+    Timing(0.15, 1.0, 2.0),
+    Timing(0.3, 1.5, 3.0),
+    Timing(0.3, 1.0, 2.0),
+    Timing(0.5, 2.0, 4.0),
+    Timing(0.1, 0.4, 0.8),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ from chaos.simulation.replica import Counter, Database, Replica
 from chaos.simulation.trace import Trace
 from chaos.simulation.volume import Disks
 from consensus import clock, entropy
-from consensus.raft import core as cores
 from consensus.raft import journal as journals
-from consensus.raft.core import Message
+from consensus.raft import leading as leaders
+from consensus.raft.links import Message
 from consensus.raft.pinned import use_clock
 
 _CLIENTS = 3
@@ -114,7 +114,7 @@ class World:
         if not late:
             return self.network.send(sender, receiver, message)
         self.at(late, f"{sender}>{receiver}", lambda: self._send_late(sender, receiver, message))
-        return self.network.links[sender, receiver].connected
+        return True
 
     def died(self, name: str, *, power_lost: bool) -> None:
         """As `machine.Surroundings` says."""
@@ -278,19 +278,19 @@ def _without_collection() -> Iterator[None]:
 @contextmanager
 def _replaced(world: World) -> Iterator[None]:
     chance = Random(f"entropy/{world.plan.seed}")
-    shipped = entropy.token_bytes, clock.monotonic, journals._KEPT_BYTES, cores._BATCH_ENTRIES
+    shipped = entropy.token_bytes, clock.monotonic, journals._KEPT_BYTES, leaders._BATCH_ENTRIES
     logger = logging.getLogger("consensus")
     handler, propagate = _Dropped(world), logger.propagate
     entropy.token_bytes = lambda count: chance.randbytes(count)
     clock.monotonic = lambda: world.now
-    journals._KEPT_BYTES, cores._BATCH_ENTRIES = world.plan.memory_bytes, world.plan.batch_entries
+    journals._KEPT_BYTES, leaders._BATCH_ENTRIES = world.plan.memory_bytes, world.plan.batch_entries
     use_clock(lambda: world.now)
     logger.addHandler(handler)
     logger.propagate = False
     try:
         yield
     finally:
-        entropy.token_bytes, clock.monotonic, journals._KEPT_BYTES, cores._BATCH_ENTRIES = shipped
+        entropy.token_bytes, clock.monotonic, journals._KEPT_BYTES, leaders._BATCH_ENTRIES = shipped
         use_clock(clock.monotonic)
         logger.removeHandler(handler)
         logger.propagate = propagate

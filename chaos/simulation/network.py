@@ -15,7 +15,9 @@ from chaos.simulation.plan import Plan
 from consensus.raft.links import Message
 
 _KEPT = 200  # messages of a link that may be replayed
-_LOST, _DUPLICATED, _REPLAYED, _LATE = 0.02, 0.04, 0.02, 0.05
+_LOST, _REPLAYED, _LATE = 0.02, 0.02, 0.05
+
+_FREQUENT = {"append_entries", "next_node_idx", "propose", "proposed", "read", "read_at"}
 
 At = Callable[[float, str, Callable[[], None]], None]  # calls back after so many seconds; the text orders equal times
 Deliver = Callable[[str, str, Message], None]
@@ -23,7 +25,7 @@ Linked = Callable[[str, str, bool], None]
 
 
 class _Link:
-    __slots__ = ("chance", "connected", "cuts", "epoch", "held", "holding", "latest", "name", "old", "slow")
+    __slots__ = ("chance", "connected", "cuts", "epoch", "held", "holding", "latest", "name", "old", "rare", "slow")
 
     def __init__(self, seed: int, name: str) -> None:
         self.name = name
@@ -36,6 +38,7 @@ class _Link:
         self.latest = 0.0  # arrival
         self.slow = 0.0  # seconds more, at most
         self.old: deque[Message] = deque(maxlen=_KEPT)
+        self.rare: deque[Message] = deque(maxlen=_KEPT)  # those of elections
 
 
 class Network:
@@ -152,14 +155,17 @@ class Network:
             if link.holding:
                 link.old.append(message)
             return
-        link.old.append(message)
+        (link.old if message["type"] in _FREQUENT else link.rare).append(message)
         if chance.random() >= _LOST:
             late = chance.expovariate(1 / 2.0) if chance.random() < _LATE else 0.0
             self._arrive(link, sender, receiver, message, self._delay(link) + late)
-        if chance.random() < _DUPLICATED:
-            self._arrive(link, sender, receiver, message, self._delay(link) + chance.expovariate(1 / 0.5))
+        if chance.random() < self._plan.duplicated:
+            late = chance.expovariate(1 / 0.5) if chance.random() < 0.5 else 0.0
+            self._arrive(link, sender, receiver, message, self._delay(link) + late)
         if chance.random() < _REPLAYED:
-            self._arrive(link, sender, receiver, chance.choice(link.old), self._delay(link))
+            self._arrive(link, sender, receiver, chance.choice(link.old or link.rare), self._delay(link))
+        if link.rare and chance.random() < _REPLAYED:
+            self._arrive(link, sender, receiver, chance.choice(link.rare), self._delay(link))
 
     def _arrive(self, link: _Link, sender: str, receiver: str, message: Message, pause: float) -> None:
         epoch = link.epoch

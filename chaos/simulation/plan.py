@@ -48,6 +48,7 @@ class Plan:
     faults: tuple[str, ...]
     fault_seconds: float  # between two of them, in the mean
     wild: bool  # the network duplicates, reorders and replays
+    duplicated: float  # by a wild network
     delay: float
     jitter: float
     loss: float  # chance of a message to be lost: with its connection, unless wild
@@ -79,13 +80,14 @@ def draw(seed: int, members: int | None = None) -> Plan:
         faults=faults,
         fault_seconds=chance.choice((0.6, 1.2, 2.5)),
         wild=wild,
+        duplicated=chance.choice((0.04, 0.3)),
         delay=delay,
         jitter=jitter,
         loss=chance.choice((0.0, 0.002, 0.02)),
         torn=chance.choice((0.0, 0.5, 1.0)),
         real_state=chance.random() < 0.1,
-        proposal_rate=chance.choice((0.5, 2.0, 6.0)),
-        read_rate=chance.choice((0.3, 1.0, 3.0)),
+        proposal_rate=chance.choice((0.5, 2.0, 4.0)),
+        read_rate=chance.choice((0.2, 0.6, 2.0)),
         trim_seconds=chance.choice((2.0, 6.0, 30.0)),
         segment_bytes=chance.choice((300, 1000, 4096)),
         batch_entries=chance.choice((1, 2, 4096, 4096)),

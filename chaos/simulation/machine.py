@@ -185,6 +185,7 @@ class Machine:
         """Something for the member's thread."""
         if self.member is not None:
             self._calls.append(call)
+            self._wake(0.0001)
 
     # Its steps
 

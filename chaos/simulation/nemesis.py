@@ -15,6 +15,7 @@ from chaos.simulation.machine import Machine
 from chaos.simulation.network import Network
 from chaos.simulation.plan import Plan
 from chaos.simulation.trace import Trace
+from consensus.errors import LogError
 
 # In longest election timeouts: until there has to be a leader that commits, how long one member is then cut off, and
 # when the leader has to be the same still.
@@ -144,11 +145,22 @@ class Nemesis:
         victim.order(lambda member: None if not member.core.is_leader else _quietly(member.core.transfer, peer))
 
     def _hand_over(self, victim: Machine) -> None:
-        """A leader that hands over, and does not hear of its successor."""
-        peer = self._chance.choice([name for name in self._plan.names if name != victim.name])
-        victim.order(lambda member: None if not member.core.is_leader else _quietly(member.core.transfer, peer))
-        seconds = self._chance.uniform(0.3, 3.0)
-        self._later(self._chance.uniform(0.0, 0.4), lambda: self._cut(self._to(victim.name), seconds))
+        """A leader hands over, does not hear of its successor, and goes on to be asked."""
+        leader = self._leader() or victim
+        peer = self._chance.choice([name for name in self._plan.names if name != leader.name])
+        self._cut(self._to(leader.name), self._chance.uniform(0.5, 3.0))
+        leader.order(lambda member: None if not member.core.is_leader else _quietly(member.core.transfer, peer))
+        for _ in range(12):
+            self._later(self._chance.uniform(0.05, self._plan.timing.election_most), lambda: self._read(leader))
+
+    def _read(self, machine: Machine) -> None:
+        judge, floor = self._scene.judge, self._scene.judge.floor
+
+        def answer(result: int | LogError) -> None:
+            if isinstance(result, int):
+                judge.reads(machine.name, result, floor)
+
+        machine.ask(lambda member, done: member.read_index(done), answer)
 
     def _churn(self, victim: Machine) -> None:
         """A leader goes on in a minority, then a follower sees both leaders at once."""

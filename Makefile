@@ -6,6 +6,7 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 PYTEST ?= $(BIN)/python -m pytest
 ROUNDS ?= 100
+SEEDS ?= 2000
 
 .PHONY: up down test check format lock clean bench conformance soak help
 
@@ -38,10 +39,12 @@ check: $(DEV) ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with power lost, then without each fsync
+soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with power lost, then without each fsync; SEEDS simulated
 	$(BIN)/meridian chaos crash --rounds $(ROUNDS)
 	$(BIN)/meridian chaos crash --rounds $$(( ($(ROUNDS) + 1) / 2 )) --lossy
 	$(BIN)/meridian chaos fsyncs
+	@mkdir -p build
+	$(BIN)/meridian chaos simulate --seeds $(SEEDS) --state build/simulation.json
 
 format: $(DEV) ## put the code into its form
 	$(BIN)/ruff check --fix --select I .

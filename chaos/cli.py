@@ -13,6 +13,7 @@ import click
 from chaos.crash import Plan, run_campaign
 from chaos.fsyncs import HEADER, judge, removals
 from chaos.mount import fuse_missing
+from chaos.simulation.command import simulate_command
 
 _PRODUCT = Path(__file__).resolve().parent.parent
 
@@ -71,6 +72,9 @@ def fsyncs(only: str, control: bool, verbose: bool, work: Path | None) -> None:
         click.echo(verdict.row)
         failed |= (removal is None) == verdict.noticed
     sys.exit(failed)
+
+
+chaos.add_command(simulate_command)
 
 
 def _work(work: Path | None) -> Path:

@@ -1,0 +1,207 @@
+"""Disks that forget: what a file or a folder held when it was last synced is kept aside, and a power failure goes back
+to it, wholly or, as disks do, with parts of what was written since.
+
+The product syncs through `consensus.disk` only, so its three functions are replaced while a simulation runs. Nothing is
+really synced; the files themselves are real. A full disk is a limit on the size of files while the member runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+from consensus import disk
+
+SECTOR_BYTES = 512
+_FOLDER = -1  # stands for an inode
+_NO_LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+class Ended(BaseException):
+    """The member's process ends at this very sync, and with it the power or not; nothing of the product can hold it
+    up."""
+
+    def __init__(self, *, power_lost: bool) -> None:
+        super().__init__(power_lost)
+        self.power_lost = power_lost
+
+
+class Volume:
+    """One member's disk: a folder and those in it."""
+
+    def __init__(self, root: Path, chance: Random) -> None:
+        self.root = root
+        self._chance = chance
+        self._contents: dict[int, bytes] = {}  # synced, by inode
+        self._names: dict[str, dict[str, int]] = {}  # synced, by folder: name to inode
+        self._pins: dict[int, int] = {}  # open files, so that no inode is given out twice
+        self.syncs = 0
+        self.fuse = 0  # the sync at which the process ends, counted down
+        self.fuse_kills = False  # and the power stays
+        self.bad = 0  # the same, for a sync that fails
+        self.slow = 0.0  # seconds that a sync takes
+        self.spent = 0.0  # seconds that syncs have taken since somebody looked
+        self.full = False
+        root.mkdir(parents=True)
+        self._names[str(root)] = {}
+
+    def sync_file(self, descriptor: int) -> None:
+        """Its content is kept."""
+        self._before()
+        inode = os.fstat(descriptor).st_ino
+        if inode not in self._pins:
+            self._pins[inode] = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        self._contents[inode] = _read(self._pins[inode])
+        self._after()
+
+    def sync_folder(self, path: str) -> None:
+        """Its names are kept; what they name need not be."""
+        self._before()
+        self._names[path] = self._present(path)
+        self._after()
+
+    def lose_power(self, torn: float) -> None:
+        """The folder becomes what the disk held; with chance `torn`, parts of what was not synced are there too."""
+        kept = self._chance.random() < torn
+        tree = {path: self._survivors(path, kept) for path in self._reachable(str(self.root), kept)}
+        files = {
+            f"{path}/{name}": self._content(inode, kept)
+            for path, names in tree.items()
+            for name, inode in names.items()
+            if inode != _FOLDER
+        }
+        self.close()
+        shutil.rmtree(self.root)
+        self._names = {}
+        for path in tree:
+            Path(path).mkdir()
+        for name, content in sorted(files.items()):
+            Path(name).write_bytes(content)
+        for path in tree:
+            self._names[path] = self._present(path)
+        self._contents = {inode: _read(pin) for inode, pin in self._pins.items()}
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        for pin in self._pins.values():
+            os.close(pin)
+        self._pins, self._contents = {}, {}
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Files cannot grow beyond some size, if the disk is full."""
+        if not self.full:
+            yield
+            return
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self._chance.choice((0, 60, 300, 900)), _NO_LIMIT[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, _NO_LIMIT)
+
+    def _before(self) -> None:
+        self.syncs += 1
+        if self.slow:
+            self.spent += self.slow * self._chance.random()
+        if self.bad:
+            self.bad -= 1
+            if not self.bad:
+                raise OSError(errno.EIO, "the simulated disk has failed")
+        if self.fuse == 1 and self._chance.random() < 0.6:
+            self.fuse = 0
+            raise Ended(power_lost=not self.fuse_kills)
+
+    def _after(self) -> None:
+        if self.fuse:
+            self.fuse -= 1
+            if not self.fuse:
+                raise Ended(power_lost=not self.fuse_kills)
+
+    def _present(self, path: str) -> dict[str, int]:
+        found = {}
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                found[entry.name] = _FOLDER if entry.is_dir() else entry.inode()
+                if not entry.is_dir() and entry.inode() not in self._pins:
+                    self._pins[entry.inode()] = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        return found
+
+    def _reachable(self, path: str, kept: bool) -> list[str]:
+        known = self._names.get(path, {})
+        there = [name for name, inode in known.items() if inode == _FOLDER]
+        if kept:
+            fresh = [name for name, inode in self._present(path).items() if inode == _FOLDER and name not in there]
+            there += [name for name in fresh if self._chance.random() < 0.5]
+        return [path, *(each for name in there for each in self._reachable(f"{path}/{name}", kept))]
+
+    def _survivors(self, path: str, kept: bool) -> dict[str, int]:
+        """Each name as it was synced, or, by chance, as it is now."""
+        synced, now = self._names.get(path, {}), self._present(path)
+        found = {}
+        for name in sorted({*synced, *now}):
+            chosen = now if kept and self._chance.random() < 0.5 else synced
+            if name in chosen:
+                found[name] = chosen[name]
+        return found
+
+    def _content(self, inode: int, kept: bool) -> bytes:
+        synced = self._contents.get(inode, b"")
+        now = _read(self._pins[inode])
+        if not kept or now == synced:
+            return synced
+        least, most = sorted((len(synced), len(now)))
+        length = self._chance.choice((least, most, self._chance.randint(least, most)))
+        share = self._chance.choice((0.0, 0.5, 0.9, 1.0))
+        parts = []
+        for start in range(0, length, SECTOR_BYTES):
+            source = now if self._chance.random() < share else synced
+            end = min(start + SECTOR_BYTES, length)
+            parts.append(source[start:end].ljust(end - start, b"\0"))
+        return b"".join(parts)
+
+
+class Disks:
+    """All members' volumes; behind the product's door while `installed`."""
+
+    def __init__(self) -> None:
+        self._volumes: dict[str, Volume] = {}
+
+    def add(self, root: Path, chance: Random) -> Volume:
+        """A new, empty disk."""
+        volume = Volume(root, chance)
+        self._volumes[str(root)] = volume
+        return volume
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """The product's syncs come here; those of other folders do nothing."""
+        shipped = disk.sync_data, disk.sync_file, disk.sync_folder
+        disk.sync_data = disk.sync_file = self._sync_file
+        disk.sync_folder = self._sync_folder
+        try:
+            yield
+        finally:
+            disk.sync_data, disk.sync_file, disk.sync_folder = shipped
+            for volume in self._volumes.values():
+                volume.close()
+
+    def _sync_file(self, descriptor: int) -> None:
+        if volume := self._find(os.readlink(f"/proc/self/fd/{descriptor}")):
+            volume.sync_file(descriptor)
+
+    def _sync_folder(self, path: Path) -> None:
+        if volume := self._find(f"{path}/"):
+            volume.sync_folder(str(path))
+
+    def _find(self, path: str) -> Volume | None:
+        return next((each for root, each in self._volumes.items() if path.startswith(f"{root}/")), None)
+
+
+def _read(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

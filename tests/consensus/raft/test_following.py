@@ -127,7 +127,10 @@ def test_a_gap_is_answered_with_where_to_begin(follower: Follower) -> None:
     (answer,) = follower.receive(follower.entries((4, 3), term=3))
     assert (answer["reset"], answer["next_node_idx"]) == (True, 3), "the first entry of the term that does not match"
     (answer,) = follower.receive(follower.entries((3, 3), term=3))
-    assert answer["next_node_idx"] == 3, "never what is committed"
+    assert answer["next_node_idx"] == 3
+    follower.receive(follower.entries((4, 2), commit=3, term=3))
+    (answer,) = follower.receive(follower.entries((4, 3), term=3))
+    assert answer["next_node_idx"] == 4, "never what is committed"
 
 
 def test_an_older_leader_is_told_so(follower: Follower) -> None:

@@ -195,7 +195,7 @@ class PremisesPart:
     """The data folder and who the node is."""
 
     name: ClassVar[str] = "premises"
-    covers: ClassVar[tuple[str, ...]] = ("node/premises.py", "node/identity.py")
+    covers: ClassVar[tuple[str, ...]] = ("node/premises.py", "node/identity.py", "consensus/smallfile.py")
     dense: ClassVar[int] = 999
     repeats: ClassVar[int] = 1
 

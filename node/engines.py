@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consensus import clock, disk, generation
+from consensus import clock, generation, smallfile
 from consensus.solo import SoloLog
 from node.config import Config
 from node.identity import Identity
@@ -138,11 +138,5 @@ def next_incarnation(path: Path) -> int:
     except (FileNotFoundError, ValueError):
         last = 0
     incarnation = max(last + 1, clock.wall_ms())
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("w", encoding="ascii") as file:
-        file.write(f"{incarnation}\n")
-        file.flush()
-        disk.sync_file(file.fileno())
-    fresh.rename(path)
-    disk.sync_folder(path.parent)
+    smallfile.put(path, f"{incarnation}\n".encode("ascii"))
     return incarnation

@@ -9,15 +9,13 @@ acknowledgements were given under this name. The data of a node that stands alon
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta
 
-from consensus import disk, entropy
+from consensus import disk, entropy, smallfile
 from consensus.names import StoreId
 from node.config import Config
 
@@ -25,7 +23,6 @@ FORMATS = {False: 1, True: 2}  # of a node that stands alone, of a member
 SECRET_BYTES = 32
 
 _FILE = "identity"
-_TEMPORARY = "identity.new"
 _DEPENDENTS = ("wal", "state", "blobs")
 
 _Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -122,7 +119,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             identity.upload_secret,
             member,
         )
-        _write(data, msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n")
+        smallfile.put(data / _FILE, msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n")
         return identity
 
 
@@ -147,16 +144,3 @@ def _check_owner(data: Path, found: Identity, cluster_id: str, member: str) -> N
 
 def _draw_id() -> str:
     return entropy.token_bytes(16).hex()
-
-
-def _write(folder: Path, content: bytes) -> None:
-    temporary = folder / _TEMPORARY
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        disk.sync_file(descriptor)
-    temporary.rename(folder / _FILE)
-    disk.sync_folder(folder)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from consensus import disk
+from consensus import smallfile
 from node.local import Cluster, LocalError, LocalRegion
 
 CERTIFICATE_DAYS = 3650
@@ -132,7 +131,8 @@ def _found(cluster: Cluster) -> _Record:
         names = tuple(region.name for region in cluster.regions)
         cluster_id = _make_authority(cluster.data) if len(names) > 1 else ""
         record = _Record(names, cluster_id)
-        _write(cluster.data / _RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", 0o644)
+        content = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+        smallfile.put(cluster.data / _RECORD, content, mode=0o644)
         return record
 
 
@@ -141,7 +141,7 @@ def _make_authority(data: Path) -> str:
 
     authority = Authority.create()
     for name, content in authority.files.items():
-        _write(data / name, content, 0o600 if name.endswith(".key") else 0o644)
+        smallfile.put(data / name, content, mode=0o600 if name.endswith(".key") else 0o644)
     return authority.cluster_id
 
 
@@ -151,15 +151,3 @@ def _turn(data: Path) -> Iterator[None]:
     with (data / "cluster.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        disk.sync_file(descriptor)
-    fresh.rename(path)
-    disk.sync_folder(path.parent)

@@ -23,7 +23,8 @@ class Following(Guarded):
     def restart(self, base: int, term: int) -> None:
         """A snapshot up to entry `base` is in force. What this log has is kept if it agrees with that."""
         self._acks = []
-        if self.journal.term(base) != term:
+        # A log that has been trimmed beyond it has all that the snapshot holds.
+        if base >= self.journal.first and self.journal.term(base) != term:
             self.journal.restart(base, term)
         self._known_commit = max(self._known_commit, base)
         self.snapshot_from = None

@@ -6,14 +6,13 @@ One small file, replaced as a whole: synced, renamed into place, the folder sync
 from __future__ import annotations
 
 import contextlib
-import os
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgpack
 
-from consensus import disk
+from consensus import disk, smallfile
 from consensus.errors import LogCorrupt, LogUnavailable
 
 _FILE = "hardstate"
@@ -61,15 +60,9 @@ class HardState:
 
     def _store(self, stored: Stored) -> None:
         content = msgpack.packb([stored.term, stored.voted_for, stored.base], use_bin_type=True)
-        unfinished = self._folder / f"{_FILE}.new"
+        checksum = zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little")
         try:
-            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(_MAGIC + zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little") + content)
-                file.flush()
-                disk.sync_file(descriptor)
-            unfinished.rename(self._folder / _FILE)
-            disk.sync_folder(self._folder)
+            smallfile.put(self._folder / _FILE, _MAGIC + checksum + content)
         except OSError as error:
             raise LogUnavailable(f"cannot make the vote in {self._folder} durable: {error}") from error
         self.stored = stored

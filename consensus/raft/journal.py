@@ -25,7 +25,7 @@ _TERM = struct.Struct("<Q")
 _MOST_TERM = 2**63  # far from what cannot be counted on from
 _KEPT_BYTES = 32 * 1024 * 1024
 _OVERHEAD_BYTES = 256
-_SLICE_BYTES = 16 * 1024 * 1024  # most that one slice reads back from the disk
+_SLICE_BYTES = 1024 * 1024  # about as much as one slice reads back from the disk
 
 RaftEntry = tuple[bytes, int, int]  # command, index, term: the order is pysyncobj's
 

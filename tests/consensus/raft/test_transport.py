@@ -125,7 +125,7 @@ def test_a_restarted_member_is_received_from_its_first_message_on() -> None:
 
 def test_the_queue_is_bounded_by_count_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbound, "QUEUE_MESSAGES", 100)
-    with cluster("a", "b") as made:
+    with cluster("a", "b", heartbeat=60.0) as made:  # the frozen link must not be given up meanwhile
         made.relays["b"].freeze()
         sent = 0
         while made["a"].send("b", bytes(100_000)):
@@ -133,7 +133,7 @@ def test_the_queue_is_bounded_by_count_and_by_bytes(monkeypatch: pytest.MonkeyPa
         assert sent >= 100
         assert sent < 300, "what gRPC and the sockets hold comes on top, and is bounded too"
     monkeypatch.undo()
-    with cluster("a", "b") as made:
+    with cluster("a", "b", heartbeat=60.0) as made:  # the frozen link must not be given up meanwhile
         made.relays["b"].freeze()
         sent = 0
         while made["a"].send("b", bytes(4 * 1024 * 1024)):

@@ -31,6 +31,11 @@ def meridian(*arguments: str, cwd: Path, **extra: str) -> subprocess.CompletedPr
     )
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What lies directly in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def free_base_port() -> int:
     """A BASE_PORT whose ports of the first three regions are free at this moment, below those given out by port 0."""
     for base in range(21000 + os.getpid() % 500 * 10, 32000, 10):

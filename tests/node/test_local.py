@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,9 +15,8 @@ import pytest
 from consensus import clock
 from node.identity import Identity
 from node.local import Cluster, LocalError, RegionFolder, stop
-from node.local_members import Members
 from node.local_up import foreground
-from tests.node.commands import MERIDIAN, clean_environment, free_base_port, meridian
+from tests.node.commands import MERIDIAN, clean_environment, files_of, free_base_port, meridian
 from tests.node.descent import descendants, is_alive
 
 QUICK = {"MERIDIAN_NODE_IGNORED": "places are the cluster's own", "MERIDIAN_SUPERVISOR_DRAIN_SECONDS": "2"}
@@ -313,10 +311,6 @@ def test_a_long_log_is_put_aside_at_the_start(machine: Machine) -> None:
 # --- three regions ---
 
 
-def everything(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
 def test_the_life_of_three_regions(three: Machine) -> None:
     terminal = three.up()
     lines = read_until(terminal, "ready")
@@ -333,62 +327,20 @@ def test_the_life_of_three_regions(three: Machine) -> None:
     terminal.wait()
 
     # The same cluster again, a region at a time, whatever was left behind.
-    before = {name: everything(three.cluster.data / name / "tls") for name in ("eu", "us", "ap")}
+    before = {name: files_of(three.cluster.data / name / "tls") for name in ("eu", "us", "ap")}
     waits = three.local("start", "us")
     assert waits.startswith("region us: runs, but waits for a majority of the regions, pid ")
     assert three.status()["us"]["state"] == "waiting"
     assert three.local("start", "ap").startswith("region ap: ready, pid ")
     eventually(lambda: three.status()["us"]["state"] == "running")
     assert three.local("start", "eu").startswith("region eu: ready, pid ")
-    assert before == {name: everything(three.cluster.data / name / "tls") for name in ("eu", "us", "ap")}
+    assert before == {name: files_of(three.cluster.data / name / "tls") for name in ("eu", "us", "ap")}
 
     assert three.local("stop", "eu") == "region eu: stopped\n"
     assert [row["state"] for row in three.status().values()] == ["stopped", "running", "running"]
     last = three.processes(1) + three.processes(2)
     assert three.local("down") == "region ap: stopped\nregion us: stopped\n"
     eventually(lambda: not any(map(is_alive, last)), 5)
-
-
-def test_the_members_are_fixed(tmp_path: Path) -> None:
-    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "CLUSTER": "1"})
-    made = Members.of(cluster)
-    assert (len(made.cluster_id), made.left_out) == (32, ())
-    assert Members.of(cluster) == made
-    for regions in ("eu,us,ap", "us,eu", "eu"):
-        with pytest.raises(LocalError, match="whose members are fixed: set REGIONS=eu,us, or another MERIDIAN_DATA"):
-            Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": regions}))
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
-
-
-def test_each_region_has_a_key_of_its_own_and_all_list_the_same_members(tmp_path: Path) -> None:
-    cluster = Cluster.from_environment(
-        {"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "BASE_PORT": "7000", "CLUSTER": "1"}
-    )
-    members = Members.of(cluster)
-    eu, us = (members.section(region) for region in members.regions)
-    assert eu == us == members.section(members.regions[0])
-    assert 'members = ["eu-1=127.0.0.1:7201", "us-1=127.0.0.1:7202"]' in eu
-    keys = [everything(tmp_path / name / "tls") for name in ("eu", "us")]
-    assert keys[0]["ca.crt"] == keys[1]["ca.crt"]
-    assert keys[0]["node.key"] != keys[1]["node.key"]
-    (tmp_path / "ca.key").unlink()  # is needed for the first start of a region only
-    assert members.section(members.regions[1]) == us
-    shutil.rmtree(tmp_path / "us")
-    with pytest.raises(LocalError, match="region us: no authority in"):
-        members.section(members.regions[1])
-
-
-def test_a_start_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
-    (tmp_path / "ca.key").write_text("half")
-    (tmp_path / "ca.crt.new").write_text("half")
-    members = Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "CLUSTER": "1"}))
-    assert members.section(members.regions[0])
-
-
-def test_a_damaged_record_is_not_guessed(tmp_path: Path) -> None:
-    (tmp_path / "cluster.json").write_text("{")
-    with pytest.raises(LocalError, match=r"cluster\.json is damaged"):
-        Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path)}))
 
 
 def test_the_first_region_begins_alone_unless_a_cluster_is_asked_for(machine: Machine) -> None:

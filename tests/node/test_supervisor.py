@@ -1,4 +1,7 @@
+import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -6,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -80,6 +84,37 @@ def test_a_keeper_that_cannot_start_leaves_the_reads(node: RunningNode) -> None:
         answer = client.post("/v2/team/app/blobs/uploads/", params={"mount": "sha256:" + "0" * 64, "from": "team/b"})
         assert answer.status_code in {202, 503}
         assert node.stop() == 0
+
+
+def is_live(node: RunningNode) -> bool:
+    """Whether a gateway is there, which may not serve yet."""
+    with contextlib.suppress(httpx.TransportError):
+        return node.admin("/livez").status_code == 200
+    return False
+
+
+def test_nothing_is_answered_from_a_state_that_lacks_what_the_log_has(node: RunningNode) -> None:
+    with node.client() as client:
+        push_image(client, "v1")
+        assert node.stop() == 0
+        before = node.folder / "before"
+        shutil.copytree(node.folder / "data" / "state", before)
+        node.start()
+        manifest = push_image(client, "v2")
+    node.kill()
+    shutil.rmtree(node.folder / "data" / "state")
+    before.rename(node.folder / "data" / "state")  # as a power loss may leave it: the log is what is durable
+    with (node.folder / "data" / "wal" / "lock").open("ab") as lock, ThreadPoolExecutor(1) as thread:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the keeper has to wait
+        node.start(wait=False)
+        with node.client() as client:
+            eventually(lambda: is_live(node))
+            asked = thread.submit(client.get, "/v2/team/app/manifests/v2")
+            with pytest.raises(TimeoutError):
+                asked.result(3)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert asked.result(30).content == manifest
+    assert node.stop() == 0
 
 
 def test_everything_dies_with_the_supervisor_and_starts_again_at_once(node: RunningNode) -> None:

@@ -265,6 +265,11 @@ def _modules_after(*names: str) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(answer.stdout.splitlines()[-1])}
 
 
+def test_no_two_test_modules_have_one_name() -> None:
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest takes one of them for the other"
+
+
 def test_the_supervisor_and_the_configuration_do_without_grpc() -> None:
     loaded = _modules_after("node.config", "node.supervisor")
     assert not loaded & {"aiohttp", "grpc", "uvicorn", "starlette", "opentelemetry", "chaos"}

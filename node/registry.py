@@ -205,7 +205,9 @@ class Registry:
     async def mount_blob(self, repository: RepositoryName, digest: Digest, source: RepositoryName | None) -> bool:
         """Lets a blob of `source` (None: of any repository) belong to this one too. False if there is none."""
         if self._views.blob(repository, digest):
-            return True
+            await self._fresh()  # it may have been deleted elsewhere, and then has to come back
+            if self._views.blob(repository, digest):
+                return True
         if source and not await self._blob(source, digest):
             return False
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus.commands import BlobFact, Command, Outcome, PutManifest, RecordBlobs, StageContent
+from consensus.commands import BlobFact, Command, DeleteBlob, Outcome, PutManifest, RecordBlobs, StageContent
 from consensus.errors import LogFull
 from consensus.manifest import parse_manifest
 from consensus.names import Digest, RepositoryName, StoreId, Tag
@@ -342,6 +342,17 @@ async def test_a_blob_of_elsewhere_can_be_mounted(tmp_path: Path, source: Reposi
         digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
         assert await registry_on(replica, views, behind).mount_blob(RepositoryName("other"), digest, source)
         assert behind.asked == (0 if source is None else 1)
+
+
+async def test_a_mount_brings_back_what_was_deleted_elsewhere(tmp_path: Path) -> None:
+    """The answer must not rest on what this member still has."""
+    async with replicated(tmp_path) as (replica, views):
+        digest = await record(replica)
+        await record(replica, RepositoryName("other"))
+        behind = Behind(lambda: Proposer(replica, "elsewhere").propose(DeleteBlob(APP, digest)))
+        assert await registry_on(replica, views, behind).mount_blob(APP, digest, RepositoryName("other"))
+        assert views.blob(APP, digest)
+        assert behind.asked == 1
 
 
 async def test_a_manifest_of_blobs_of_elsewhere_is_taken(tmp_path: Path) -> None:

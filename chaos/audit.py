@@ -10,7 +10,7 @@ surprise       an answer no healthy registry gives
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from chaos.history import History, Key, lost_updates, possible
@@ -43,6 +43,14 @@ def audit(history: History, seen: Observations) -> list[Violation]:
         *(Violation("lost", update) for update in lost_updates(history.swaps)),
         *(Violation("surprise", text) for text in history.surprises),
     ]
+
+
+def differences(seen: Mapping[str, Observations]) -> Iterator[str]:
+    """What regions say differently of one register; none if nothing was written meanwhile and all is well."""
+    for key in {key for each in seen.values() for key in each.answers}:
+        said = {name: each.answers[key].digest for name, each in seen.items() if key in each.answers}
+        if len(set(said.values())) > 1:
+            yield f"{key}: {said}"
 
 
 def settle(history: History, seen: Observations) -> None:
@@ -89,5 +97,6 @@ def _listings(seen: Observations) -> Iterator[Violation]:
 def _references(seen: Observations) -> Iterator[Violation]:
     for key, answer in seen.answers.items():
         for needed in answer.references:
-            if seen.answers[needed].status != 200:
-                yield Violation("half-visible", f"{key} needs {needed}, which answers {seen.answers[needed].status}")
+            found = seen.answers.get(needed)  # of a blob that is held elsewhere nothing was asked
+            if found is not None and found.status != 200:
+                yield Violation("half-visible", f"{key} needs {needed}, which answers {found.status}")

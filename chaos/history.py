@@ -34,11 +34,13 @@ class Key(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Write:
-    """`ended` is infinite while the write is under way or in doubt. A write that was refused is taken out."""
+    """`ended` is infinite while the write is under way or in doubt. A write that was refused is taken out. `place` is
+    the address it was sent to."""
 
     value: Value
     started: float
     ended: float = math.inf
+    place: str = ""
 
     @property
     def acknowledged(self) -> bool:
@@ -57,12 +59,14 @@ class Swap:
 
 @dataclass(eq=False, slots=True)
 class PendingUpload:
-    """An upload that was begun and not seen to end; `content` is all that was ever going to be sent."""
+    """An upload that was begun and not seen to end; `content` is all that was ever going to be sent. `place` is the
+    address at which it was begun."""
 
     repository: str
     location: str
     digest: str
     content: bytes
+    place: str = ""
 
 
 def possible(writes: Iterable[Write], read_started: float, read_ended: float = math.inf) -> set[Value]:
@@ -93,13 +97,14 @@ class History:
     surprises: list[str] = field(default_factory=list)  # answers no healthy registry gives
     tolerant: bool = False  # the disk is made to fail: 5xx other than 500 are no surprise
     pool: defaultdict[tuple[str, str], list[Described]] = field(default_factory=lambda: defaultdict(list))
+    held: set[tuple[str, str]] = field(default_factory=set)  # (address, digest) of blobs pushed there
     touched: set[Key] = field(default_factory=set)  # since the last `settle`
     acknowledged: int = 0
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # set by every acknowledgement
 
-    def begin(self, key: Key, value: Value, now: float) -> Write:
+    def begin(self, key: Key, value: Value, now: float, *, place: str = "") -> Write:
         """A write goes out."""
-        write = Write(value, now)
+        write = Write(value, now, place=place)
         self.writes[key].append(write)
         self.touched.add(key)
         return write

@@ -6,7 +6,7 @@ First every upload that was left is taken up and finished; then everything is re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import httpx
@@ -41,21 +41,23 @@ class Observations:
     uploads: list[tuple[PendingUpload, str]] = field(default_factory=list)  # "resumed", "gone" or what went wrong
 
 
-async def observe(wire: Wire, keys: Iterable[Key]) -> Observations:
-    """Asks about `keys`, about everything that is listed, and about everything those refer to."""
+async def observe(wire: Wire, keys: Iterable[Key], *, heads: bool = True, far: Collection[str] = ()) -> Observations:
+    """Asks about `keys`, about everything that is listed, and about everything those refer to: of blobs about those
+    that were pushed here, and those whose digests are among `far`. Without `heads` there is no HEAD."""
     seen = Observations()
     await _finish_uploads(wire, seen)
     await _list(wire, seen)
     wanted = {*keys, *(Key("tag", name, tag) for name, tags in seen.tags.items() for tag in tags)}
     wanted |= {Key("blob", upload.repository, upload.digest) for upload, end in seen.uploads if end == "resumed"}
-    while wanted:
-        await _ask_all(wire, wanted, seen)
+    held = {digest for place, digest in wire.history.held if place == wire.address}.union(far)
+    while wanted := {key for key in wanted if key.kind != "blob" or key.name in held}:
+        await _ask_all(wire, wanted, seen, heads)
         wanted = {key for answer in seen.answers.values() for key in answer.references} - seen.answers.keys()
     return seen
 
 
 async def _finish_uploads(wire: Wire, seen: Observations) -> None:
-    for upload in list(wire.history.uploads):
+    for upload in [each for each in wire.history.uploads if each.place == wire.address]:
         key = Key("blob", upload.repository, upload.digest)
         write = wire.history.begin(key, upload.digest, monotonic())
         try:
@@ -96,32 +98,33 @@ async def _pages(wire: Wire, url: str, field_name: str) -> list[str]:
     return found
 
 
-async def _ask_all(wire: Wire, keys: Iterable[Key], seen: Observations) -> None:
+async def _ask_all(wire: Wire, keys: Iterable[Key], seen: Observations, heads: bool) -> None:
     slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(key: Key) -> None:
         async with slots:
-            seen.answers[key] = await _ask(wire, key)
+            seen.answers[key] = await _ask(wire, key, heads)
 
     async with asyncio.TaskGroup() as group:
         for key in keys:
             group.create_task(one(key))
 
 
-async def _ask(wire: Wire, key: Key) -> Answer:
+async def _ask(wire: Wire, key: Key, heads: bool) -> Answer:
     url = f"/v2/{key.repository}/{'blobs' if key.kind == 'blob' else 'manifests'}/{key.name}"
     headers = {"accept": content.ANY_MANIFEST}
-    head = await wire.ask("HEAD", url, range(200, 600), headers=headers)
+    head = await wire.ask("HEAD", url, range(200, 600), headers=headers) if heads else None
     response = await wire.ask("GET", url, range(200, 600), headers=headers)
+    head_status = (head or response).status_code
     if response.status_code != 200:
-        return Answer(response.status_code, head.status_code)
+        return Answer(response.status_code, head_status)
     body, kind = response.content, response.headers["content-type"]
     digest = content.digest_of(body)
     needed = content.references(kind, body) if key.kind != "blob" else ()
     needed += (("manifest", digest),) if key.kind == "tag" else ()
     return Answer(
         status=200,
-        head_status=head.status_code,
+        head_status=head_status,
         digest=digest,
         claimed=response.headers.get("docker-content-digest"),
         references=tuple(Key(what, key.repository, digest) for what, digest in needed),

@@ -80,6 +80,7 @@ class Pusher:
     async def _post_whole(self, repository: str, data: bytes, digest: str) -> None:
         url = f"/v2/{repository}/blobs/uploads/?digest={digest}"
         headers = {"content-type": "application/octet-stream"}
+        self._history.held.add((self._wire.address, digest))
         response = await self._wire.ask("POST", url, {201, 202}, headers=headers, body=data)
         if response.status_code == 202:  # the specification lets a registry decline
             await self._wire.close_upload(self._wire.expect_upload(repository, response, data, digest), data)
@@ -205,7 +206,7 @@ class Pusher:
         """DELETE by tag; 404 if another pusher was first."""
         tag = self._chance.choice(TAGS)
         key = Key("tag", repository, tag)
-        write = self._history.begin(key, None, monotonic())
+        write = self._begin(key, None)
         async with self._refusable([(key, write)]):
             response = await self._wire.ask("DELETE", f"/v2/{repository}/manifests/{tag}", {202, 404})
         if response.status_code == 202:
@@ -219,7 +220,7 @@ class Pusher:
         tag, manifest = f"own-{self._name}-{self._made}"[:128], await self._new_image(repository)
         await self._put(repository, tag, manifest)
         keys = [Key("tag", repository, tag), Key("manifest", repository, manifest.digest)]
-        writes = [(key, self._history.begin(key, None, monotonic())) for key in keys]
+        writes = [(key, self._begin(key, None)) for key in keys]
         async with self._refusable(writes):
             await self._wire.ask("DELETE", f"/v2/{repository}/manifests/{manifest.digest}", {202})
         for _, write in writes:
@@ -240,7 +241,7 @@ class Pusher:
     ) -> bool:
         keys = [Key("manifest", repository, manifest.digest)]
         keys += [Key("tag", repository, tag)] if tag else []
-        writes = [(key, self._history.begin(key, manifest.digest, monotonic())) for key in keys]
+        writes = [(key, self._begin(key, manifest.digest)) for key in keys]
         async with self._refusable(writes):
             done = await self._wire.put_manifest(repository, tag or manifest.digest, manifest, condition=condition)
         for key, write in writes:
@@ -251,10 +252,13 @@ class Pusher:
         return done
 
     async def _recorded(self, key: Key, value: str | None, request: Awaitable[object]) -> None:
-        write = self._history.begin(key, value, monotonic())
+        write = self._begin(key, value)
         async with self._refusable([(key, write)]):
             await request
         self._history.acknowledge(write, monotonic())
+
+    def _begin(self, key: Key, value: str | None) -> Write:
+        return self._history.begin(key, value, monotonic(), place=self._wire.address)
 
     @asynccontextmanager
     async def _refusable(self, writes: list[tuple[Key, Write]]) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -37,21 +38,34 @@ class RegionFolders:
     work: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says beyond the addresses: more lines of three sections, and more sections."""
+
+    node: str = "gateways = 2"
+    listen: str = ""
+    log: str = "segment_bytes = 65536\nkeep_bytes = 65536"  # small, so that rounds of seconds see them made and trimmed
+    more: str = ""
+
+
+_ALONE = Settings()
+
+
 class RegionNode:
     """A node on two loopback ports that stay the same from start to start.
 
     `product` is the source tree it runs from (this one by default): so code with one fsync removed can be tested.
     """
 
-    def __init__(self, folders: RegionFolders, *, product: Path = _PRODUCT, settings: str = "") -> None:
+    def __init__(self, folders: RegionFolders, *, product: Path = _PRODUCT, settings: Settings = _ALONE) -> None:
         self.folders = folders
-        self.address, self.admin_address = (f"127.0.0.1:{port}" for port in _free_ports(2))
+        self.address, self.admin_address = free_addresses(2)
         self._product = product
         self._process: subprocess.Popen[bytes] | None = None
         folders.work.mkdir(parents=True, exist_ok=True)
         self._log = folders.work / "node.log"
         self._config = folders.work / "meridian.toml"
-        self._config.write_text(self._configuration() + settings)
+        self._config.write_text(self._configuration(settings))
 
     def start(self) -> None:
         """Returns at once; `wait_ready` tells when it serves."""
@@ -103,6 +117,19 @@ class RegionNode:
         self._process.wait(_KILL_SECONDS)
         self._process = None
 
+    def freeze(self) -> None:
+        """SIGSTOP to every process of the node: it is there, and does nothing until `thaw`."""
+        frozen: set[int] = set()
+        while found := set(self.pids()) - frozen:  # one that is not stopped yet may start another
+            for pid in found:
+                _tell(pid, signal.SIGSTOP)
+            frozen |= found
+
+    def thaw(self) -> None:
+        """SIGCONT to every process of the node."""
+        for pid in self.pids():
+            _tell(pid, signal.SIGCONT)
+
     def stop(self, seconds: float = 30.0) -> int:
         """SIGTERM, as an operator would; returns the exit status."""
         assert self._process is not None
@@ -116,6 +143,20 @@ class RegionNode:
         return list(_family(self._process.pid)) if self._process else []
 
     @property
+    def runtime(self) -> Path:
+        """The folder of its sockets."""
+        return self.folders.work / "run"
+
+    def events(self, name: str) -> int:
+        """How often it has logged that event, over all starts."""
+        return len(re.findall(rf'"event": ?"{name}"'.encode(), self._log.read_bytes()))
+
+    @property
+    def first_kept(self) -> int:
+        """The first entry of its log, as its files are named; 0 while there is none."""
+        return min((int(file.stem) for file in (self.folders.data / "wal").glob("*.log")), default=0)
+
+    @property
     def is_running(self) -> bool:
         """Whether its supervisor lives."""
         return self._process is not None and self._process.poll() is None
@@ -126,22 +167,27 @@ class RegionNode:
             log.seek(max(0, self._log.stat().st_size - _LOG_TAIL_BYTES))
             return log.read().decode(errors="replace")
 
-    def _configuration(self) -> str:
-        # Small segments, so that rounds of seconds see them made, sealed and trimmed.
+    def _configuration(self, settings: Settings) -> str:
         return f"""\
 [node]
 data = "{self.folders.data}"
-runtime = "{self.folders.work / "run"}"
-gateways = 2
+runtime = "{self.runtime}"
+{settings.node}
 [listen]
 address = "{self.address}"
 admin = "{self.admin_address}"
+{settings.listen}
 [log]
-segment_bytes = 65536
-keep_bytes = 65536
+{settings.log}
 [telemetry]
 access_log = false
+{settings.more}
 """
+
+
+def free_addresses(count: int) -> list[str]:
+    """Different ones of this machine, free a moment ago."""
+    return [f"127.0.0.1:{port}" for port in _free_ports(count)]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -175,6 +221,11 @@ def _signal(descriptor: int | None, number: int) -> None:
     if descriptor is not None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(descriptor, number)
+
+
+def _tell(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _wait_dead(descriptors: list[int]) -> None:

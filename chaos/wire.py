@@ -31,11 +31,15 @@ class Surprise(Exception):
 
 
 class Wire:
-    """One client's connections. `severed` is set by whoever kills the registry, just before: no answer is news then."""
+    """One client's connections. `severed` is set by whoever kills the registry, just before: no answer is news then.
+    `cut_off` says that the node is frozen or without a majority: it may refuse, and goes on afterwards."""
 
     def __init__(self, address: str, history: History) -> None:
         self.history = history
         self.severed = False
+        self.cut_off = False
+        self.refused = 0  # times it did not answer, or with 503
+        self.address = address
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
         self._client = httpx.AsyncClient(
             base_url=f"http://{address}", timeout=REQUEST_SECONDS, limits=limits, trust_env=False
@@ -61,17 +65,23 @@ class Wire:
         try:
             response = await self._client.request(method, url, headers=headers, content=body)
         except (httpx.TransportError, httpx.StreamError) as error:
-            if not (self.severed or self.history.tolerant):
+            self.refused += 1
+            if not self._is_forgiving:
                 self.history.surprises.append(f"{method} {url}: {error!r}")
             raise NoAnswer from error
         if response.status_code in expected:
             return response
         if response.status_code == 507 and self.history.tolerant:
             raise NotDone
-        if response.status_code == 503 and (self.severed or self.history.tolerant):
+        if response.status_code == 503 and self._is_forgiving:
+            self.refused += 1
             raise NoAnswer
         self.history.surprises.append(f"{method} {url}: {response.status_code} {response.text[:300]}")
         raise NoAnswer if response.status_code >= 500 else Surprise
+
+    @property
+    def _is_forgiving(self) -> bool:
+        return self.severed or self.cut_off or self.history.tolerant
 
     async def begin_upload(self, repository: str, content: bytes, digest: str) -> PendingUpload:
         """POST: a new session, written down as pending."""
@@ -80,8 +90,9 @@ class Wire:
 
     def expect_upload(self, repository: str, response: httpx.Response, content: bytes, digest: str) -> PendingUpload:
         """A 202 to a POST has made a session."""
-        upload = PendingUpload(repository, response.headers["location"], digest, content)
+        upload = PendingUpload(repository, response.headers["location"], digest, content, self.address)
         self.history.uploads.append(upload)
+        self.history.held.add((self.address, digest))
         return upload
 
     async def send_chunk(self, upload: PendingUpload, start: int, body: Body, length: int) -> None:

@@ -8,7 +8,7 @@ from chaos.crash import Plan, run_campaign
 from chaos.fsyncs import PACKAGES, judge, removals
 from chaos.mount import LossyMount, fuse_missing
 from chaos.powercuts import cut_everywhere, parts_covering
-from chaos.region import NodeRefused, RegionFolders, RegionNode
+from chaos.region import NodeRefused, RegionFolders, RegionNode, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 needs_fuse = pytest.mark.skipif(bool(fuse_missing()), reason=f"FUSE: {fuse_missing()}")
@@ -72,7 +72,7 @@ async def test_killing_leaves_no_process(tmp_path: Path) -> None:
 
 
 async def test_a_node_that_cannot_start_is_reported(tmp_path: Path) -> None:
-    node = RegionNode(RegionFolders(tmp_path / "data", tmp_path / "work"), settings="[nonsense]\n")
+    node = RegionNode(RegionFolders(tmp_path / "data", tmp_path / "work"), settings=Settings(more="[nonsense]"))
     node.start()
     with pytest.raises(NodeRefused, match="nonsense"):
         await node.wait_ready()

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
 import click
 
+from chaos import campaign
 from chaos.crash import Plan, run_campaign
 from chaos.fsyncs import HEADER, judge, removals
 from chaos.mount import fuse_missing
+from chaos.outages import OUTAGES, PARTITIONS
 from chaos.simulation.command import simulate_command
 
 _PRODUCT = Path(__file__).resolve().parent.parent
@@ -24,6 +27,7 @@ def chaos() -> None:
 
     Everything runs on loopback ports and in temporary folders; no configured cluster is touched.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: nodes that were started are ended
 
 
 @chaos.command()
@@ -47,6 +51,42 @@ def crash(work: Path | None, **options: float) -> None:
     report = asyncio.run(run_campaign(plan, _work(work) / f"seed-{plan.seed}", click.echo))
     for violation in report.violations:
         click.echo(str(violation), err=True)
+    click.echo(f"{report.rounds} rounds in {report.seconds:.0f} s: {len(report.violations)} promises broken")
+    sys.exit(bool(report.violations))
+
+
+@chaos.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=40, show_default=True, help="How often.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Decides the pushes and the moments.")
+@click.option(
+    "--fault",
+    type=click.Choice([*OUTAGES, "partition"]),
+    multiple=True,
+    default=("leader",),
+    show_default=True,
+    help="What happens; several take turns, partition stands for every kind of it.",
+)
+@click.option("--pushers", type=click.IntRange(1, 64), default=2, show_default=True, help="Clients in each region.")
+@click.option("--most-seconds", type=float, default=1.5, show_default=True, help="Longest time from push to outage.")
+@click.option("--outage-seconds", type=float, default=6.0, show_default=True, help="Length of a partition or freeze.")
+@click.option("--round-trip-seconds", type=float, default=0.0, help="Between any two regions.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for data and logs; kept if a promise is broken.")
+def regions(fault: tuple[str, ...], work: Path | None, **options: float) -> None:
+    """Push in three regions at once, let nodes die, freeze or lose each other, heal, and audit every region.
+
+    Each acknowledged write must be there everywhere, whatever was read must be explained by one order of all writes, a
+    region without a majority must acknowledge nothing, the others must go on, and all states must be the same in the
+    end. The exit status is 1 if anything is not so.
+    """
+    kinds = tuple(kind for each in fault for kind in (PARTITIONS if each == "partition" else (each,)))
+    plan = campaign.Plan(kinds=kinds, lossy="power" in kinds, **options)  # type: ignore[arg-type]
+    _require_fuse(plan.lossy)
+    report = asyncio.run(campaign.run_campaign(plan, _work(work) / f"seed-{plan.seed}", click.echo))
+    for violation in report.violations:
+        click.echo(str(violation), err=True)
+    if report.elections:
+        times = ", ".join(f"{each:.1f}" for each in sorted(report.elections))
+        click.echo(f"new leaders after (s): {times}")
     click.echo(f"{report.rounds} rounds in {report.seconds:.0f} s: {len(report.violations)} promises broken")
     sys.exit(bool(report.violations))
 

@@ -8,7 +8,7 @@ PYTEST ?= $(BIN)/python -m pytest
 ROUNDS ?= 100
 SEEDS ?= 2000
 
-.PHONY: up down test check format lock clean bench conformance soak help
+.PHONY: up down test check format lock clean bench bench-wan conformance soak help
 
 help: ## what can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -42,6 +42,10 @@ check: $(DEV) ## lint and types
 soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with power lost, then without each fsync; SEEDS simulated
 	$(BIN)/meridian chaos crash --rounds $(ROUNDS)
 	$(BIN)/meridian chaos crash --rounds $$(( ($(ROUNDS) + 1) / 2 )) --lossy
+	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) * 2 / 5 )) --fault leader
+	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) * 2 / 5 )) --fault all
+	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) / 5 )) --fault power
+	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) / 10 )) --fault partition --fault freeze
 	$(BIN)/meridian chaos fsyncs
 	@mkdir -p build
 	$(BIN)/meridian chaos simulate --seeds $(SEEDS) --state build/simulation.json
@@ -60,6 +64,9 @@ conformance: $(RUNTIME) ## the OCI conformance program against a node of its own
 
 bench: $(RUNTIME) ## speed and memory beside docker-registry and nginx, to bench/RESULTS.md (QUICK=1: to build/bench)
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+bench-wan: $(RUNTIME) ## commits, throughput and calm of three regions at emulated distances, to bench/RESULTS.md (MINUTES)
+	$(BIN)/python -m bench.wan --minutes $(or $(MINUTES),10)
 
 clean: ## remove what make put here, but no data of a cluster
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -42,7 +42,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     folder = work if options.quick or options.only else Path("bench")
-    (folder / "RESULTS.md").write_text(page := report.as_page(outcome))
+    page = report.as_page(outcome)
+    (folder / "RESULTS.md").write_text(page + report.other_sections(folder / "RESULTS.md"))
     (folder / "results.json").write_text(report.as_json(outcome))
     print(page)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ BASELINE = "docker-registry"
 OURS = "meridian"
 SERVERS = (OURS, BASELINE, "nginx")
 GB = 1_000_000_000
+OTHERS = ("Between regions", "A million manifests")  # of bench.wan and bench.million
 
 
 @dataclass(frozen=True)
@@ -205,3 +207,22 @@ def _missed(outcome: Outcome) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def replace_section(page: Path, heading: str, text: str) -> None:
+    """Puts the text under `## heading` on a page; it stands behind everything else there."""
+    before = page.read_text() if page.exists() else ""
+    kept = "".join(each for title, each in _sections(before) if title != heading)
+    page.write_text(f"{kept.rstrip()}\n\n## {heading}\n\n{text}")
+
+
+def other_sections(page: Path) -> str:
+    """What other programs have put on the page."""
+    before = page.read_text() if page.exists() else ""
+    return "".join(f"\n{each.strip()}\n" for title, each in _sections(before) if title in OTHERS)
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    """(title, all of it) of each `## title`, behind what stands before the first."""
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    return [(part.partition("\n")[0][3:] if part.startswith("## ") else "", part) for part in parts]

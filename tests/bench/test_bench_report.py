@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 from bench import report
 from bench.cases import QUICK, Case, Measurement
@@ -55,3 +56,13 @@ def test_the_numbers_behind_the_page_are_all_kept() -> None:
     document = json.loads(report.as_json(found))
     assert document["measurements"] == [dataclasses.asdict(each) for each in found.measurements]
     assert document["memory"][0]["grown_bytes"] == 0
+
+
+def test_a_section_of_another_program_is_replaced_and_kept(tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    page.write_text("# Title\n\n## Speed\n\nfast\n")
+    report.replace_section(page, "Between regions", "far\n")
+    report.replace_section(page, "Between regions", "near\n")
+    assert page.read_text() == "# Title\n\n## Speed\n\nfast\n\n## Between regions\n\nnear\n"
+    assert report.other_sections(page) == "\n## Between regions\n\nnear\n"
+    assert report.other_sections(tmp_path / "none.md") == ""

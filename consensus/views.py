@@ -39,7 +39,7 @@ _BLOB = (
 )
 _HOLDERS = (
     "SELECT s.name FROM blobs b CROSS JOIN holders h ON h.blob = b.id CROSS JOIN stores s ON s.id = h.store"
-    " WHERE b.digest = ? ORDER BY s.id"
+    " WHERE b.digest = ? ORDER BY h.store"
 )
 _TAGS = "SELECT name FROM tags WHERE repository = ? AND name > ? ORDER BY name LIMIT ?"
 _REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"

@@ -69,7 +69,10 @@ def test_copy_between_repositories_mounts_layers(
 ) -> None:
     copy(workspace, f"oci:{images.folder}:multi", f"{target}:v1", "--all")
     said = copy(workspace, f"{target}:v1", f"{target}-copy/nested:v1", "--all")
-    assert said.count("... mount OK") >= 7, "four layers each, of which one is shared"
+    # Four layers each, of which one is shared. What it knows of where else a layer is comes from a cache of its own,
+    # which other processes of the machine use as well and may hold locked: what it asks for counts.
+    asked, granted = said.count("Trying to mount"), said.count("... mount OK")
+    assert 4 <= granted == asked, [line for line in said.splitlines() if "mount" in line.lower()]
     assert inspection.tree(f"{repository}-copy/nested", "v1") == inspection.tree(repository, "v1")
 
 

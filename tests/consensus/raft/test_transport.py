@@ -138,7 +138,7 @@ def test_the_queue_is_bounded_by_count_and_by_bytes(monkeypatch: pytest.MonkeyPa
         sent = 0
         while made["a"].send("b", bytes(4 * 1024 * 1024)):
             sent += 1
-        assert 8 <= sent <= 24
+        assert 7 <= sent <= 24, "seven fit into the queue, if the link has taken none of them yet"
 
 
 def test_a_slow_receiver_holds_its_sender_back_but_not_the_others() -> None:

@@ -33,6 +33,7 @@ from consensus.commands import EnrolProposer, Envelope
 from consensus.errors import LogUnavailable
 from consensus.log import Entry
 from consensus.raft.journal import REGULAR, Journal
+from consensus.replica import DEFAULT_KEEP_BYTES
 from consensus.state import State
 from consensus.wal import DEFAULT_SEGMENT_BYTES
 
@@ -49,6 +50,11 @@ class Load:
 
     manifests: int
     keep_bytes: int
+
+    @property
+    def is_default(self) -> bool:
+        """Whether as much of the log is kept as by a node that is told nothing."""
+        return self.keep_bytes == DEFAULT_KEEP_BYTES
 
     @property
     def settings(self) -> str:
@@ -142,7 +148,7 @@ def _prepare(cluster: Regions, load: Load) -> list[Figure]:
     return [
         Figure("manifests", "", load.manifests),
         Figure("manifests logged, synced and applied, without a cluster", "1/s", load.manifests / seconds),
-        Figure("write-ahead log", "MB", size_bytes(first / "wal") / 1e6, 512),
+        Figure("write-ahead log", "MB", size_bytes(first / "wal") / 1e6, 512 if load.is_default else None),
         Figure("state", "MB", size_bytes(first / "state") / 1e6),
     ]
 

@@ -23,7 +23,6 @@ MAX_INBOX = 10_000
 MAX_WAITING = 65_536
 
 _MOST_AT_ONCE = 1000
-_EXPIRE_SECONDS = 0.05
 _logger = logging.getLogger(__name__)
 
 Done = Callable[[int | LogError], None]
@@ -60,8 +59,6 @@ class Member:
         self._commit = core.commit
         self._waiting = 0
         self._grown = False
-        self._leader = core.leader  # of the last step
-        self._expire_at = 0.0
 
     # From any thread
 
@@ -241,7 +238,11 @@ class Member:
                 if waiting := self._entries.pop(index, None):
                     self._conclude(index, waiting)
         self._settle_reads()
-        self._settle_waiting()
+        leader, at = self.core.leader, now()
+        self._expire(lambda waiting: waiting.deadline <= at, "no answer in time")
+        self._expire(
+            lambda waiting: waiting.leader not in {None, leader} and not waiting.term, "the leader has changed"
+        )
 
     def _conclude(self, index: int, waiting: list[_Waiting]) -> None:
         term = self.core.journal.term(index)
@@ -263,18 +264,6 @@ class Member:
             else:
                 left.append(read)
         self._reads = left
-
-    def _settle_waiting(self) -> None:
-        """Nobody waits longer than is promised. Not at every step: a look at all who wait costs more than a step."""
-        leader, at = self.core.leader, now()
-        if leader != self._leader:
-            self._leader = leader
-            self._expire(
-                lambda waiting: waiting.leader not in {None, leader} and not waiting.term, "the leader has changed"
-            )
-        if at >= self._expire_at:
-            self._expire_at = at + _EXPIRE_SECONDS
-            self._expire(lambda waiting: waiting.deadline <= at, "no answer in time")
 
     def _expire(self, due: Callable[[_Waiting], bool], reason: str) -> None:
         pending: tuple[dict[int, _Waiting], ...] = (self._forwarded, self._asked)

@@ -12,7 +12,6 @@ from consensus.raft.pinned import Node, now
 _BATCH_BYTES = 1024 * 1024
 _BATCH_ENTRIES = 4096
 _MOST_BATCHES = 16  # to one member before others have their turn
-_ROUNDS_KEPT = 1000
 
 
 class Leading(Guarded):
@@ -20,8 +19,6 @@ class Leading(Guarded):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.round = 0
-        self.rounds_begun: dict[int, float] = {}  # when, for the newest rounds
-        self.lagging: set[str] = set()  # members that need what the journal no longer has
         self._acked_round: dict[str, int] = {}
         self._number = 0  # of append_entries, over all members
         self._reset_at: dict[str, int] = {}
@@ -92,16 +89,11 @@ class Leading(Guarded):
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
         self._acked_round.clear()
         self._reset_at.clear()
-        self.lagging.clear()
         super()._SyncObj__onBecomeLeader()
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
-        began = now()
-        self._SyncObj__newAppendEntriesTime = began + self._timing.heartbeat
+        self._SyncObj__newAppendEntriesTime = now() + self._timing.heartbeat
         self.round += 1
-        self.rounds_begun[self.round] = began
-        while len(self.rounds_begun) > _ROUNDS_KEPT:
-            del self.rounds_begun[next(iter(self.rounds_begun))]
         for node in sorted(self._SyncObj__connectedNodes & self.otherNodes, key=lambda node: str(node.id)):
             self._replicate(node)
 
@@ -109,12 +101,10 @@ class Leading(Guarded):
         """Sends a member what it lacks as far as there is room on its way, or else where this log ends."""
         following: dict[Node, int] = self._SyncObj__raftNextIndex
         heading = {"type": "append_entries", "term": self.term, "commit_index": self.commit, "round": self.round}
-        if following[node] <= self.journal.first:
-            self.lagging.add(node.id)
+        if following[node] <= self.journal.first:  # it needs a snapshot, and learns so by what is missing here
             self._number += 1
             self.send(node.id, heading | {"number": self._number})
             return
-        self.lagging.discard(node.id)
         for _ in range(_MOST_BATCHES):
             before = following[node] - 1
             entries = self._portion(following[node])

@@ -8,6 +8,8 @@ be at hand, and nothing but this module has to know.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -16,11 +18,15 @@ from consensus.errors import LogUnavailable
 from consensus.rounds import Rounds
 from node.errors import StateUnconfirmed
 
+CATCH_UP_SECONDS = 15.0
 ELECTION_SECONDS = 8.0  # what a change of the steward takes, on a bad day
 OUTAGE_SECONDS = 1.0
 
 _FIRST_PAUSE_SECONDS = 0.02
+_LOOK_SECONDS = 0.025
 _LONGEST_PAUSE_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class Freshness(Protocol):
@@ -32,10 +38,35 @@ class Freshness(Protocol):
 
 
 class AlwaysFresh:
-    """A node that stands alone has applied whatever it acknowledged."""
+    """A node that stands alone has applied whatever it acknowledged, once it has `caught_up`."""
 
     async def fresh(self) -> None:
         """At once."""
+
+
+class Standing(Protocol):
+    """What a keeper says of itself."""
+
+    @property
+    def current(self) -> bool:
+        """Whether it has applied all that was acknowledged."""
+
+
+async def caught_up(ask: Callable[[], Awaitable[Standing]], stopping: asyncio.Event) -> None:
+    """Before a node that stands alone is served: after a power loss its state may lack what was acknowledged, until the
+    keeper has read its log again. Where the keeper cannot, reads go on after CATCH_UP_SECONDS with what is there. `ask`
+    raises LogUnavailable while there is no keeper."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CATCH_UP_SECONDS):
+            while not stopping.is_set():
+                with contextlib.suppress(LogUnavailable):
+                    if (await ask()).current:
+                        return
+                await asyncio.sleep(_LOOK_SECONDS)
+    if not stopping.is_set():
+        log.warning(
+            "gateway_behind", extra={"reason": "the keeper has not read its log to the end; serving what is there"}
+        )
 
 
 class Confirmed:

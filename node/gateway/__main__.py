@@ -19,7 +19,7 @@ import msgspec
 import uvloop
 
 from consensus import generation
-from consensus.errors import LogUnavailable, StateRefused
+from consensus.errors import StateRefused
 from consensus.names import StoreId
 from consensus.proposer import Proposer
 from consensus.views import Views
@@ -28,7 +28,7 @@ from node.admin import OK, Health, Storage, create_admin
 from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
-from node.freshness import Confirmed
+from node.freshness import Confirmed, caught_up
 from node.gateway.app import create_app
 from node.gateway.housekeeping import keep_house
 from node.gateway.server import HttpServer
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 ADMIN_LIMITS = Limits(connections=256, url_bytes=1024, header_bytes=16384, header_count=64, body_stall_seconds=10.0)
 ADMIN_DRAIN_SECONDS = 2.0
 STATE_POLL_SECONDS = 0.1
-CATCH_UP_SECONDS = 15.0
 SPARE_DESCRIPTORS = 1024  # for blobs, uploads and the like, beside connections
 
 log = logging.getLogger("node.gateway")
@@ -78,7 +77,7 @@ async def serve(launch: Launch) -> None:
         app = create_app(registry, config=config, observe=observer, forwarder=forwarder)
         server = HttpServer(app, _limits(config), tls=tls)
         if not config.cluster.members:
-            await _caught_up(keeper, stopping)
+            await caught_up(keeper.status, stopping)
         await server.start(socket.socket(fileno=launch.registry_descriptor))
         servers = [server]
         if around:
@@ -171,22 +170,6 @@ async def _first(*events: asyncio.Event) -> None:
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-
-
-async def _caught_up(keeper: KeeperClient, stopping: asyncio.Event) -> None:
-    """After a power loss the state may lack what was acknowledged, until the keeper has read its log again. Where the
-    keeper cannot start, reads go on after CATCH_UP_SECONDS with what is there. (A member makes sure at each read.)"""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CATCH_UP_SECONDS):
-            while not stopping.is_set():
-                with contextlib.suppress(LogUnavailable):
-                    if (await keeper.status()).current:
-                        return
-                await asyncio.sleep(STATE_POLL_SECONDS / 4)
-    if not stopping.is_set():
-        log.warning(
-            "gateway_behind", extra={"reason": "the keeper has not caught up with its log; serving what is there"}
-        )
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.ports import free_ports
 from consensus import clock
 
 START_SECONDS = 60.0
@@ -79,13 +79,6 @@ class Server:
     folder: Path
 
 
-def free_port() -> int:
-    """A loopback port that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def program(name: str) -> str:
     """The path of an installed program; raises ServerMissing."""
     if found := shutil.which(name, path=PATH):
@@ -102,9 +95,9 @@ def version(*command: str) -> str:
 @contextmanager
 def meridian(folder: Path) -> Iterator[Server]:
     """One node with the product's defaults, access log included."""
-    port, admin = free_port(), free_port()
+    port, admin, peers = free_ports(3)
     config = folder / "meridian.toml"
-    config.write_text(MERIDIAN.format(folder=folder, port=port, admin=admin, peers=free_port()))
+    config.write_text(MERIDIAN.format(folder=folder, port=port, admin=admin, peers=peers))
     executable = str(Path(sys.executable).parent / "meridian")
     command = [executable, "serve", "--config", str(config)]
     with running(command, folder, f"http://127.0.0.1:{admin}/readyz") as pid:
@@ -114,7 +107,7 @@ def meridian(folder: Path) -> Iterator[Server]:
 @contextmanager
 def docker_registry(folder: Path) -> Iterator[Server]:
     """Debian's docker-registry with its file system driver and in-memory cache."""
-    port = free_port()
+    (port,) = free_ports(1)
     config = folder / "config.yml"
     config.write_text(DOCKER_REGISTRY.format(folder=folder, port=port))
     executable = program("docker-registry")
@@ -125,7 +118,7 @@ def docker_registry(folder: Path) -> Iterator[Server]:
 @contextmanager
 def nginx(folder: Path) -> Iterator[Server]:
     """nginx with sendfile, serving `folder`/data as it lies there."""
-    port = free_port()
+    (port,) = free_ports(1)
     (folder / "data").mkdir()
     (folder / "data/index.html").write_text("up")
     folder.chmod(0o755)

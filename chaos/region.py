@@ -8,7 +8,6 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from chaos.ports import free_addresses
 from consensus.clock import monotonic
 
 _PRODUCT = Path(__file__).resolve().parent.parent
@@ -183,19 +183,6 @@ admin = "{self.admin_address}"
 access_log = false
 {settings.more}
 """
-
-
-def free_addresses(count: int) -> list[str]:
-    """Different ones of this machine, free a moment ago."""
-    return [f"127.0.0.1:{port}" for port in _free_ports(count)]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _family(pid: int) -> Iterator[int]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 
 from chaos.mount import LossyMount
-from chaos.region import NodeRefused, RegionFolders, RegionNode, Settings, free_addresses
+from chaos.ports import free_addresses
+from chaos.region import NodeRefused, RegionFolders, RegionNode, Settings
 from chaos.ways import Ways
 from consensus.clock import monotonic
 from consensus.views import Views

@@ -7,6 +7,7 @@ import pytest
 
 from bench import load, processes, servers
 from bench.load import BLOCK_BYTES, Content, RandomRange
+from chaos.ports import free_addresses
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, BLOCK_BYTES, BLOCK_BYTES * 2 + 17])
@@ -43,7 +44,7 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such thing')"]
     with (
         pytest.raises(servers.ServerFailed, match="no such thing"),
-        servers.running(command, tmp_path, f"http://127.0.0.1:{servers.free_port()}/"),
+        servers.running(command, tmp_path, f"http://{free_addresses(1)[0]}/"),
     ):
         pass
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from chaos.ports import free_ports
 from tests.node.commands import MERIDIAN, clean_environment
 from tests.node.descent import descendants, is_alive
 
@@ -49,8 +50,8 @@ class RunningNode:
     folder: Path
     gateways: int = 2
     settings: str = ""
-    port: int = 0
-    admin_port: int = 0
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    admin_port: int = field(default_factory=lambda: free_ports(1)[0])
     process: subprocess.Popen[bytes] | None = None
     _log_start: int = field(default=0)
 
@@ -59,7 +60,7 @@ class RunningNode:
         return self.folder / "meridian.toml"
 
     def configure(self, settings: str = "") -> None:
-        """Writes the file, with the ports that the node has got."""
+        """Writes the file."""
         text = CONFIG.format(gateways=self.gateways, port=self.port, admin=self.admin_port)
         self.config_file.write_text(text + self.settings + settings)
 
@@ -76,8 +77,7 @@ class RunningNode:
                 stderr=log,
             )
         if wait:
-            serving = self.wait_for("node_serving")
-            self.port, self.admin_port = (int(serving[key].rpartition(":")[2]) for key in ("registry", "admin"))
+            self.wait_for("node_serving")
 
     def log_bytes(self) -> bytes:
         path = self.folder / "log"

@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from chaos.ports import free_base_port
 from consensus import clock
 from node.local import Cluster, LocalRegion, stop
-from tests.node.commands import free_base_port, meridian
+from tests.node.commands import meridian
 
 REPOSITORIES = ["a", "team/app", "team/lib", "z/y/x"]
 TAGS = ["1.0", "1.1", "latest", "nightly", "old"]

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from chaos.ports import free_base_port
 from consensus import clock
 from node.identity import Identity
 from node.local import Cluster, LocalError, RegionFolder, stop
 from node.local_up import foreground
-from tests.node.commands import MERIDIAN, clean_environment, files_of, free_base_port, meridian
+from tests.node.commands import MERIDIAN, clean_environment, files_of, meridian
 from tests.node.descent import descendants, is_alive
 
 QUICK = {"MERIDIAN_NODE_IGNORED": "places are the cluster's own", "MERIDIAN_SUPERVISOR_DRAIN_SECONDS": "2"}

@@ -4,15 +4,14 @@ other."""
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
 
+from chaos.ports import free_ports
 from consensus.commands import BlobFact, RecordBlobs
 from consensus.names import Digest, RepositoryName, StoreId
 from consensus.proposer import Proposer
@@ -30,12 +29,6 @@ certificate = "{files.certificate}"
 key = "{files.key}"
 """
 Pair = tuple[RunningNode, RunningNode]
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 class Member(RunningNode):
@@ -68,8 +61,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         for node in nodes:
             node.start(wait=False)
         for node in nodes:
-            serving = node.wait_for("node_serving")
-            node.port, node.admin_port = (int(serving[key].rpartition(":")[2]) for key in ("registry", "admin"))
+            node.wait_for("node_serving")
         yield nodes[0], nodes[1]
     finally:
         for node in nodes:

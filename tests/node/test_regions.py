@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from chaos.ports import free_base_port
 from node.local import Cluster, stop
-from tests.node.commands import clean_environment, free_base_port, meridian
+from tests.node.commands import clean_environment, meridian
 from tests.node.running import digest_of, eventually
 
 PLAIN = "application/vnd.example.plain"

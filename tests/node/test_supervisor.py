@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from node.identity import Identity
-from tests.node.commands import MERIDIAN, clean_environment, free_base_port
+from tests.node.commands import MERIDIAN, clean_environment
 from tests.node.descent import is_alive
 from tests.node.running import RunningNode, eventually, push_blob, push_image, running
 
@@ -323,7 +323,6 @@ def test_a_new_node_whose_keeper_cannot_start_is_not_ready_and_ends_when_asked(t
     Identity.load_or_create(tmp_path / "data")
     (tmp_path / "data" / "wal").write_bytes(b"not a folder")
     try:
-        node.admin_port = free_base_port()
         node.start(wait=False)
         node.wait_for("keeper_refused")
         node.wait_for("gateway_waiting")

@@ -25,7 +25,7 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-up: $(RUNTIME) ## start the regions on this machine and stay in the foreground (REGIONS, BASE_PORT, MERIDIAN_DATA, CLUSTER)
+up: $(RUNTIME) ## start the regions on this machine and stay in the foreground (REGIONS, BASE_PORT, MERIDIAN_DATA)
 	@exec $(BIN)/meridian local up
 
 down: $(RUNTIME) ## stop every region on this machine
@@ -47,6 +47,7 @@ soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with p
 	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) / 5 )) --fault power
 	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) / 10 )) --fault partition --fault freeze
 	$(BIN)/meridian chaos fsyncs
+	MERIDIAN_IMAGES=$(ROUNDS) $(BIN)/python -m pytest -q tests/clients/test_skopeo_regions.py
 	@mkdir -p build
 	$(BIN)/meridian chaos simulate --seeds $(SEEDS) --state build/simulation.json
 

@@ -38,10 +38,8 @@ def local() -> None:
                      100 above that, its addresses for the other regions 200 and 300     [5100]
       MERIDIAN_DATA  one folder for each region, with its data, log, certificate and pid     [./.meridian]
 
-      CLUSTER        1: all of them, as one cluster; 0: the first region only     [0]
-
-    A cluster has the same regions from its first start on, whatever CLUSTER says later; a first region that began alone
-    stays alone. To begin anew, move MERIDIAN_DATA away or name another folder.
+    They are one cluster, which has the same regions from its first start on. To begin anew, move MERIDIAN_DATA away or
+    name another folder.
     """
 
 

@@ -260,11 +260,10 @@ class Cluster:
 
     data: Path
     regions: tuple[LocalRegion, ...]
-    together: bool = False  # a new data folder becomes a cluster of all of them, not a registry of the first alone
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Cluster:
-        """From REGIONS, BASE_PORT, MERIDIAN_DATA and CLUSTER; raises LocalError."""
+        """From REGIONS, BASE_PORT and MERIDIAN_DATA; raises LocalError."""
         names = [name.strip() for name in environ.get("REGIONS", DEFAULT_REGIONS).split(",")]
         try:
             regions = [Region.parse(name) for name in names]
@@ -280,11 +279,8 @@ class Cluster:
             raise LocalError(f"BASE_PORT: expected a whole number of at most {most}, got {text!r}")
         data = Path(environ.get("MERIDIAN_DATA") or DEFAULT_DATA).resolve()
         folders = [RegionFolder(data / str(region)) for region in regions]
-        together = environ.get("CLUSTER", "0")
-        if together not in {"0", "1"}:
-            raise LocalError(f"CLUSTER: expected 0 or 1, got {together!r}")
         placed = tuple(LocalRegion(folder, i, int(text)) for i, folder in enumerate(folders, 1))
-        return cls(data, placed, together == "1")
+        return cls(data, placed)
 
     def region(self, name: str) -> LocalRegion:
         """Raises LocalError for one that REGIONS does not name."""

@@ -3,9 +3,8 @@
 `$MERIDIAN_DATA/cluster.json` names the regions and the cluster's id, ca.crt and ca.key beside it are its authority. A
 region gets a certificate at its first start, in `<region>/tls/`; its processes read nothing outside of `<region>/`.
 
-One region alone is no cluster: it has neither id nor authority. So is, for good, a first region that began alone: what
-it holds is in no log that others could join. Until read leases have come, reads in a cluster pay a round trip to the
-steward, so a cluster is what has to be asked for (CLUSTER=1).
+One region alone is no cluster: it has neither id nor authority. So is, for good, a first region that began alone:
+what it holds is in no log that others could join.
 """
 
 from __future__ import annotations
@@ -69,8 +68,6 @@ class Members:
     @property
     def advice(self) -> str:
         """What to do about those that are left out."""
-        if not self.cluster.together:
-            return "not started: CLUSTER=1 starts all regions, as one cluster"
         return (
             f"not started: {self.regions[0].folder.path} began alone, and goes on alone; move it away, or set another "
             f"MERIDIAN_DATA, to begin a cluster"
@@ -106,10 +103,8 @@ key = "{TLS_FOLDER}/node.key"
 
 
 def stands_alone(cluster: Cluster) -> bool:
-    """Whether the first region began alone, or is to do so."""
-    if (cluster.data / _RECORD).exists():
-        return False
-    return not cluster.together or (cluster.regions[0].folder.path / "data" / "identity").exists()
+    """Whether the first region began alone."""
+    return not (cluster.data / _RECORD).exists() and (cluster.regions[0].folder.path / "data" / "identity").exists()
 
 
 def _read(data: Path) -> _Record | None:

@@ -40,7 +40,6 @@ class Machine:
             "MERIDIAN_DATA": ".meridian",
             "BASE_PORT": str(self.base_port),
             "REGIONS": regions,
-            "CLUSTER": "1",
             **QUICK,
         }
         self.terminals: list[subprocess.Popen[str]] = []
@@ -181,8 +180,8 @@ def test_nothing_runs(tmp_path: Path) -> None:
     rows = json.loads(meridian("local", "status", "--json", cwd=tmp_path).stdout)
     assert [(row["region"], row["state"], row["pid"]) for row in rows] == [
         ("eu", "stopped", None),
-        ("us", "unused", None),
-        ("ap", "unused", None),
+        ("us", "stopped", None),
+        ("ap", "stopped", None),
     ]
     assert not (tmp_path / ".meridian").exists()
 
@@ -342,21 +341,6 @@ def test_the_life_of_three_regions(three: Machine) -> None:
     last = three.processes(1) + three.processes(2)
     assert three.local("down") == "region ap: stopped\nregion us: stopped\n"
     eventually(lambda: not any(map(is_alive, last)), 5)
-
-
-def test_the_first_region_begins_alone_unless_a_cluster_is_asked_for(machine: Machine) -> None:
-    machine.variables |= {"REGIONS": "eu,us,ap", "CLUSTER": "0"}
-    terminal = machine.up()
-    lines = read_until(terminal, "ready")
-    assert lines[0].startswith("region eu: starts, pid ")
-    assert lines[1:3] == [
-        f"region {name}: not started: CLUSTER=1 starts all regions, as one cluster" for name in ("us", "ap")
-    ]
-    assert [row["state"] for row in machine.status().values()] == ["running", "unused", "unused"]
-    assert "CLUSTER=1 starts all regions" in machine.local("start", "us", code=1)
-    assert machine.local("down") == "region eu: stopped\n"
-    machine.variables["CLUSTER"] = "yes"
-    assert "CLUSTER: expected 0 or 1, got 'yes'" in machine.local("status", code=1)
 
 
 def test_a_region_that_began_alone_goes_on_alone(machine: Machine) -> None:

@@ -13,7 +13,7 @@ from tests.node.commands import files_of
 
 
 def test_the_members_are_fixed(tmp_path: Path) -> None:
-    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "CLUSTER": "1"})
+    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us"})
     made = Members.of(cluster)
     assert (len(made.cluster_id), made.left_out) == (32, ())
     assert Members.of(cluster) == made
@@ -24,9 +24,7 @@ def test_the_members_are_fixed(tmp_path: Path) -> None:
 
 
 def test_each_region_has_a_key_of_its_own_and_all_list_the_same_members(tmp_path: Path) -> None:
-    cluster = Cluster.from_environment(
-        {"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "BASE_PORT": "7000", "CLUSTER": "1"}
-    )
+    cluster = Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "BASE_PORT": "7000"})
     members = Members.of(cluster)
     eu, us = (members.section(region) for region in members.regions)
     assert eu == us == members.section(members.regions[0])
@@ -44,7 +42,7 @@ def test_each_region_has_a_key_of_its_own_and_all_list_the_same_members(tmp_path
 def test_a_start_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / "ca.key").write_text("half")
     (tmp_path / "ca.crt.new").write_text("half")
-    members = Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us", "CLUSTER": "1"}))
+    members = Members.of(Cluster.from_environment({"MERIDIAN_DATA": str(tmp_path), "REGIONS": "eu,us"}))
     assert members.section(members.regions[0])
 
 

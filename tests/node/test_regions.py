@@ -9,85 +9,15 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import pytest
 
-from chaos.ports import free_base_port
-from node.local import Cluster, stop
-from tests.node.commands import clean_environment, meridian
+from node.local import stop
+from tests.node.descent import descendants
 from tests.node.running import digest_of, eventually
+from tests.node.walled_regions import AP, EU, PLAIN, READY_SECONDS, US, Regions
 
-PLAIN = "application/vnd.example.plain"
-EU, US, AP = range(3)
-READY_SECONDS = 60.0
-SHORT_LOG = {"MERIDIAN_LOG_SEGMENT_BYTES": "65536", "MERIDIAN_LOG_KEEP_BYTES": "65536"}
 UNDECIDED = (503, 504)  # it may or may not have happened
-
-
-class Regions:
-    """Three regions on this machine, and a client of each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.variables = {
-            "MERIDIAN_DATA": str(folder / "data"),
-            "BASE_PORT": str(free_base_port()),
-            "CLUSTER": "1",
-            **SHORT_LOG,
-        }
-        self.cluster = Cluster.from_environment(self.variables)
-        self.clients = [
-            httpx.Client(base_url=f"http://{region.address}", timeout=30, trust_env=False)
-            for region in self.cluster.regions
-        ]
-
-    def start(self, *regions: int) -> None:
-        with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            for _ in pool.map(self._start, regions):
-                pass
-        eventually(lambda: all(self.cluster.regions[region].ready() for region in regions), READY_SECONDS)
-
-    def _start(self, region: int) -> None:
-        answer = meridian(
-            "local", "start", self.cluster.regions[region].name, cwd=self.folder, **clean_environment(self.variables)
-        )
-        assert answer.returncode == 0, answer
-
-    def kill(self, region: int) -> None:
-        pid = self.cluster.regions[region].folder.supervisor()
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        eventually(lambda: self.cluster.regions[region].folder.supervisor() is None)
-
-    def status(self, region: int) -> dict[str, object]:
-        answer = httpx.get(f"http://{self.cluster.regions[region].admin}/meridian/v1/status", trust_env=False)
-        return dict(answer.raise_for_status().json())
-
-    def steward(self) -> int:
-        """Who leads."""
-        names = [region.member for region in self.cluster.regions]
-        found = eventually(lambda: next((s for r in (EU, US, AP) if (s := self.status(r)["steward"])), None))
-        return names.index(found)
-
-    def push(self, region: int, content: bytes, reference: str = "v1", repository: str = "team/app") -> str:
-        answer = self.put(region, content, reference, repository)
-        assert answer.status_code == 201, answer.text
-        return digest_of(content)
-
-    def put(
-        self, region: int, content: bytes, reference: str = "v1", repository: str = "team/app", **headers: str
-    ) -> httpx.Response:
-        return self.clients[region].put(
-            f"/v2/{repository}/manifests/{reference}", content=content, headers={"content-type": PLAIN, **headers}
-        )
-
-    def get(self, region: int, reference: str = "v1", repository: str = "team/app") -> bytes | None:
-        """The manifest, None if there is none; nothing but these two is an answer."""
-        answer = self.clients[region].get(f"/v2/{repository}/manifests/{reference}")
-        assert answer.status_code in {200, 404}, answer.text
-        return answer.content if answer.status_code == 200 else None
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +27,20 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
         made.start(EU, US, AP)
         yield made
     finally:
-        stop(made.cluster.folders())
-        for client in made.clients:
-            client.close()
+        made.close()
+
+
+def test_no_region_can_look_into_the_folder_of_another(regions: Regions) -> None:
+    """So whatever holds in this file holds without a shared file. (Elsewhere there is only what they promise.)"""
+    if not regions.walled:
+        pytest.skip("unshare --mount is not permitted here")
+    for region, other in itertools.permutations((EU, US, AP), 2):
+        folder = regions.cluster.regions[other].folder.path
+        supervisor = regions.cluster.regions[region].folder.supervisor()
+        assert supervisor is not None
+        for pid in (supervisor, *descendants(supervisor)):
+            assert os.listdir(f"/proc/{pid}/root{folder}") == []
+        assert list(folder.iterdir())
 
 
 def test_what_one_region_answers_the_others_know(regions: Regions) -> None:

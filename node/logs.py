@@ -85,11 +85,6 @@ def configure_logging(process: str, telemetry: config.Telemetry) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(telemetry.log_level.upper())
-    for noisy in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        logger = logging.getLogger(noisy)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
 
 

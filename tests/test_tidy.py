@@ -272,12 +272,12 @@ def test_no_two_test_modules_have_one_name() -> None:
 
 def test_the_supervisor_and_the_configuration_do_without_grpc() -> None:
     loaded = _modules_after("node.config", "node.supervisor")
-    assert not loaded & {"aiohttp", "grpc", "uvicorn", "starlette", "opentelemetry", "chaos"}
+    assert not loaded & {"aiohttp", "grpc", "starlette", "opentelemetry", "chaos"}
 
 
 def test_the_command_line_starts_with_little() -> None:
     loaded = _modules_after("node.cli", "node.cli_cluster", "node.cli_config", "node.cli_local", "node.cli_query")
-    heavy = {"grpc", "uvicorn", "uvloop", "starlette", "opentelemetry", "prometheus_client", "rich", "httpx", "chaos"}
+    heavy = {"grpc", "uvloop", "starlette", "opentelemetry", "prometheus_client", "rich", "httpx", "chaos"}
     heavy |= {"aiohttp", "cryptography"}
     assert not loaded & heavy
 

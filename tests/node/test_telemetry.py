@@ -219,7 +219,7 @@ def test_everything_logged_goes_to_standard_error_as_json(tmp_path: Path) -> Non
         "configure_logging('keeper', Telemetry(log_level='warning'))\n"
         "configure_logging('keeper', Telemetry(log_level='warning'))\n"
         "logging.getLogger('node.x').info('not_shown')\n"
-        "logging.getLogger('uvicorn.error').error('from %s', 'uvicorn')\n"
+        "logging.getLogger('library.x').error('from %s', 'a library')\n"
         "warnings.warn('odd')\n"
         "print(len(logging.getLogger().handlers))\n"
         "sys.stderr = sys.stdout\n"
@@ -228,8 +228,8 @@ def test_everything_logged_goes_to_standard_error_as_json(tmp_path: Path) -> Non
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in answer.stderr.splitlines()]
     assert answer.stdout == "1\n"
-    assert [line["logger"] for line in lines] == ["uvicorn.error", "py.warnings"]
-    assert lines[0]["message"] == "from uvicorn"
+    assert [line["logger"] for line in lines] == ["library.x", "py.warnings"]
+    assert lines[0]["message"] == "from a library"
 
 
 # --- metrics of several processes ---

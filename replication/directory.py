@@ -68,6 +68,14 @@ class Directory:
         """The member that has this store; None if none of those that answer has."""
         return await self._find(lambda identity: identity.store_id == store_id)
 
+    def known_with_store(self, store_id: StoreId) -> str | None:
+        """As `with_store`, of what is known already."""
+        return self._look(lambda identity: identity.store_id == store_id)
+
+    def learn(self, identity: PeerIdentity) -> None:
+        """The member has just said so."""
+        self._known[identity.member] = identity
+
     def forget(self, member: str) -> None:
         """Talking to it failed: whoever is there next may be somebody else."""
         if self._known.pop(member, None):

@@ -1,42 +1,63 @@
-"""Blobs that this node does not hold: brought here, each once however many ask, and read while they come."""
+"""Blobs that this node does not hold: brought here, each once however many ask, and shown while they come.
+
+What is asked for goes before what is only likely to be asked for soon: the latter comes by few requests, a few blobs
+at a time, for as long as anybody waits for another.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Self
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from consensus import clock
-from consensus.names import Digest, StoreId
-from replication.passage import Passage
-from replication.sources import HoldersUnreachable, Source, TransferFalse, TransfersBusy, Wanted
-from replication.stores import ArrivalStore, BlobReader, BlobStore, StoreError
-from replication.transfer import Transfer
+from consensus.names import Digest
+from replication.blame import Blame
+from replication.schedule import MOST_FLOWS
+from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferFalse, TransfersBusy, Wanted
+from replication.stores import ArrivalStore, BlobStore
+from replication.transfer import Following, Transfer
 
 MAX_TRANSFERS = 32
-MAX_PASSAGES = 8
-SUSPECT_SECONDS = 60.0
+MAX_FOLLOWINGS = 4096
+MAX_FLOWS = 48  # of all transfers together; each has one at least
+MAX_AHEAD = 256  # waiting
+AHEAD_TRANSFERS = 2
+AHEAD_FLOWS = 1  # of each, while anybody waits
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class TransferRecord:
-    """A transfer that is over. `outcome` is "kept", "passed" (to a client, there being no room) or what went wrong."""
+    """A transfer that is over. `outcome` is "kept", "passed" (to a client, there being no room) or what went wrong;
+    `troubles` are requests that failed, by their cause."""
 
     outcome: str
     seconds: float
     received_bytes: int
+    troubles: Mapping[str, int]
 
 
 Observe = Callable[[TransferRecord], None]
 
 
+@dataclass(frozen=True, slots=True)
+class FetcherStatus:
+    """What is under way: blobs on their way here, those who follow them, requests to other nodes, and blobs that will
+    be fetched because others of their image were asked for."""
+
+    transfers: int
+    followings: int
+    flows: int
+    waiting: int
+
+
 class Fetcher:
-    """The transfers of one process. Used as a context manager, at whose end all of them are cut off."""
+    """The transfers of a node. Used as a context manager, at whose end all of them are cut off, to be resumed."""
 
     def __init__(self, source: Source, blobs: BlobStore, arrivals: ArrivalStore, *, observe: Observe) -> None:
         """`arrivals` end in `blobs`. `observe` is told of each transfer."""
@@ -44,9 +65,9 @@ class Fetcher:
         self._blobs = blobs
         self._arrivals = arrivals
         self._observe = observe
+        self._blame = Blame()
         self._transfers: dict[Digest, Transfer] = {}
-        self._passages = 0
-        self._suspects: dict[tuple[StoreId, Digest], float] = {}
+        self._ahead: deque[Wanted] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -57,28 +78,60 @@ class Fetcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def open(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
-        """A reader of the bytes from `start` to before `stop`, in order; returns once the first of them can be read.
-        Later ones are waited for as they are read, and the last ones come only if all of the blob was right: `read`
-        raises TransferError otherwise. Raises TransferError, StoreError."""
-        transfer = self._transfers.get(wanted.digest) or self._begin(wanted)
-        follower = transfer.follow(stop)
-        try:
-            await follower.ready(start)
-        except BaseException as error:
-            follower.close()
-            if isinstance(error, StoreError):
-                return await self._pass_through(wanted, start, stop)
-            raise
-        return follower
+    @property
+    def status(self) -> FetcherStatus:
+        """What is under way."""
+        transfers = self._transfers.values()
+        followings = sum(len(transfer.followings) for transfer in transfers)
+        return FetcherStatus(len(transfers), followings, sum(each.flows for each in transfers), len(self._ahead))
+
+    def follow(self, wanted: Wanted, start: int, stop: int) -> Following:
+        """An interest in the bytes from `start` to before `stop`; they are on their way from now on. Raises
+        HoldersUnreachable, TransfersBusy."""
+        if self.status.followings >= MAX_FOLLOWINGS:
+            raise TransfersBusy(f"{MAX_FOLLOWINGS} requests wait for blobs already", wanted.digest)
+        transfer = self._transfers.get(wanted.digest)
+        if transfer is None:
+            if sum(bool(each.followings) for each in self._transfers.values()) >= MAX_TRANSFERS:
+                raise TransfersBusy(f"{MAX_TRANSFERS} blobs are being fetched already", wanted.digest)
+            transfer = self._begin(wanted)
+        following = transfer.follow(start, stop)
+        self._share()
+        return following
+
+    def ahead(self, wanted: Sequence[Wanted]) -> None:
+        """These are likely to be asked for soon. Those beyond MAX_AHEAD are forgotten."""
+        known = {*self._transfers, *(each.digest for each in self._ahead)}
+        self._ahead.extend(each for each in wanted[: MAX_AHEAD - len(self._ahead)] if each.digest not in known)
+        self._go_ahead()
 
     def _begin(self, wanted: Wanted) -> Transfer:
-        if len(self._transfers) >= MAX_TRANSFERS:
-            raise TransfersBusy(f"{MAX_TRANSFERS} blobs are being fetched already")
-        transfer = Transfer(self._without_suspects(wanted), self._source)
+        wanted = self._blame.without_suspects(wanted, clock.monotonic())
+        transfer = Transfer(wanted, self._source, spread=not self._blame.is_doubted(wanted.digest))
         self._transfers[wanted.digest] = transfer
-        self._spawn(self._run(transfer))
+        task = asyncio.get_running_loop().create_task(self._run(transfer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return transfer
+
+    def _go_ahead(self) -> None:
+        while self._ahead and sum(not each.followings for each in self._transfers.values()) < AHEAD_TRANSFERS:
+            wanted = self._ahead.popleft()
+            if wanted.digest not in self._transfers and wanted.holders:
+                try:
+                    self._begin(wanted)
+                except HoldersUnreachable:
+                    continue
+        self._share()
+
+    def _share(self) -> None:
+        """Flows for those that somebody waits for, and what is left for the others."""
+        wanted = [transfer for transfer in self._transfers.values() if transfer.followings]
+        for transfer in self._transfers.values():
+            if transfer.followings or not wanted:
+                transfer.most_flows = min(MOST_FLOWS, max(1, MAX_FLOWS // max(1, len(wanted))))
+            else:
+                transfer.most_flows = AHEAD_FLOWS
 
     async def _run(self, transfer: Transfer) -> None:
         began = clock.monotonic()
@@ -86,49 +139,23 @@ class Fetcher:
             await transfer.run(self._blobs, self._arrivals)
         finally:
             del self._transfers[transfer.wanted.digest]
-            self._record(transfer, began, "kept")
+            if not transfer.found:
+                self._record(transfer, clock.monotonic() - began)
+        self._go_ahead()
 
-    def _record(self, transfer: Transfer | Passage, began: float, outcome: str) -> None:
-        """The end of a transfer; `outcome` is that of one which did not fail."""
+    def _record(self, transfer: Transfer, seconds: float) -> None:
         failure, digest = transfer.failure, transfer.wanted.digest
         if failure:
-            outcome = type(failure).__name__
-            fields = {"digest": str(digest), "reason": str(failure), "stores": sorted(transfer.givers)}
-            log.warning("blob_not_fetched", extra=fields)
+            stores = sorted(transfer.givers or transfer.wanted.holders)
+            fields = {"digest": str(digest), "reason": str(failure), "stores": stores}
+            if isinstance(failure, BlobNowhere):
+                log.error("blob_lost", extra=fields)
+            else:
+                log.warning("blob_not_fetched", extra=fields)
         if isinstance(failure, TransferFalse):
-            for store in transfer.givers:
-                self._suspects[store, digest] = clock.monotonic() + SUSPECT_SECONDS
-        self._observe(TransferRecord(outcome, clock.monotonic() - began, transfer.received_bytes))
-
-    def _without_suspects(self, wanted: Wanted) -> Wanted:
-        """Who gave wrong bytes is not asked for the same blob again for a while."""
-        now = clock.monotonic()
-        self._suspects = {key: until for key, until in self._suspects.items() if until > now}
-        holders = tuple(store for store in wanted.holders if (store, wanted.digest) not in self._suspects)
-        if not holders and wanted.holders:
-            raise HoldersUnreachable("every store that holds the blob has lately given wrong bytes")
-        return replace(wanted, holders=holders)
-
-    async def _pass_through(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
-        """There is no room to keep the blob: pulls go on all the same."""
-        if self._passages >= MAX_PASSAGES:
-            raise TransfersBusy(f"{MAX_PASSAGES} blobs are passing through already")
-        wanted, closed = self._without_suspects(wanted), partial(self._passage_closed, clock.monotonic())
-        self._passages += 1
-        passage = Passage(wanted, self._source, start, stop, closed=closed)
-        try:
-            await passage.ready()
-        except BaseException:
-            passage.close()
-            raise
-        return passage
-
-    def _passage_closed(self, began: float, passage: Passage) -> None:
-        self._passages -= 1
-        self._record(passage, began, "passed")
-        self._spawn(passage.end())
-
-    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(job)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._blame.false(digest, transfer.givers, alone=transfer.alone, now=clock.monotonic())
+        elif not failure:
+            self._blame.right(digest)
+        outcome = type(failure).__name__ if failure else "kept"
+        troubles = {str(trouble): count for trouble, count in transfer.troubles.items()}
+        self._observe(TransferRecord(outcome, seconds, transfer.received_bytes, troubles))

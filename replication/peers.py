@@ -7,6 +7,7 @@ an end, and so has the number of connections. Raises what `replication.directory
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -17,17 +18,20 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from consensus import clock
 from consensus.names import Digest, StoreId
 from replication.directory import BlobNotHeld, Directory, PeerIdentity, PeerUnreachable, PeerWrong
 from replication.requests import PeerAnswer, PeerRequest
 
 MAX_CONNECTIONS = 1024
 MAX_ANSWER_BYTES = 256 * 1024
-READ_AHEAD_BYTES = 512 * 1024
+READ_AHEAD_BYTES = 256 * 1024
 CONNECT_SECONDS = 4.0
 IDENTITY_SECONDS = 3.0
 STALL_SECONDS = 15.0
 IDLE_SECONDS = 30.0  # less than what a server allows, so that it is not the server that ends a connection
+WARM_CONNECTIONS = 4  # to each member
+WARM_SECONDS = 12.0
 
 BLOBS_PATH = "/meridian/v1/blobs"
 IDENTITY_PATH = "/meridian/v1/identity"
@@ -43,7 +47,7 @@ class _Identity(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class BlobStream:
-    """A blob of `size_bytes` on its way: `chunks` begin at the offset that was asked for."""
+    """A part of a blob of `size_bytes` on its way: `chunks` are what was asked for."""
 
     size_bytes: int
     chunks: AsyncIterator[bytes]
@@ -65,6 +69,7 @@ class Peers:
             trust_env=False,
         )
         self.directory = Directory(self._addresses, self.identity)
+        self._distances: dict[str, float] = {}
 
     async def close(self) -> None:
         """Ends what is under way."""
@@ -86,17 +91,43 @@ class Peers:
         return PeerIdentity(member, identity.node_id, StoreId(identity.store_id), identity.region)
 
     @asynccontextmanager
-    async def blob(self, store: StoreId, digest: Digest, offset: int) -> AsyncIterator[BlobStream]:
-        """The blob from `offset` on, as that store has it."""
+    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[BlobStream]:
+        """The blob from `start` to before `stop`, as that store has it."""
         member = await self.directory.with_store(store)
         if member is None:
             raise PeerUnreachable(f"no member that answers has store {store}")
-        headers = [("range", f"bytes={offset}-")] if offset else []
+        headers = [("range", f"bytes={start}-{stop - 1}")]
         path = f"{BLOBS_PATH}/{digest}"
         async with self._asking(member, "GET", path, headers=headers, timeout=_timeout(STALL_SECONDS)) as found:
             if found.status == 404:
                 raise BlobNotHeld(f"{member} does not hold the blob")
-            yield BlobStream(_size(found, offset), self._chunks(member, found))
+            if found.status >= 500:
+                raise PeerUnreachable(f"{member} answers with status {found.status}")
+            yield BlobStream(_size(found, start, stop), self._chunks(member, found))
+
+    def distance(self, store: StoreId) -> float:
+        """The round trip to the member with this store in seconds, as last measured; infinity while it is unknown."""
+        member = self.directory.known_with_store(store)
+        return self._distances.get(member, math.inf) if member else math.inf
+
+    async def keep_warm(self) -> None:
+        """Until cancelled: keeps some connections to every member open and measures how far each of them is."""
+        while True:
+            await asyncio.gather(*(self._warm(member) for member in self._addresses))
+            await asyncio.sleep(WARM_SECONDS)
+
+    async def _warm(self, member: str) -> None:
+        async def ask() -> float:
+            began = clock.monotonic()
+            self.directory.learn(await self.identity(member))
+            return clock.monotonic() - began
+
+        answers = await asyncio.gather(*(ask() for _ in range(WARM_CONNECTIONS)), return_exceptions=True)
+        times = [answer for answer in answers if isinstance(answer, float)]
+        if times:
+            self._distances[member] = min(times)
+        else:
+            self._distances.pop(member, None)
 
     async def request(self, member: str, request: PeerRequest) -> PeerAnswer:
         """Passes a request on. An answer that comes before all of the body has been sent ends the sending."""
@@ -147,12 +178,10 @@ def _timeout(stall_seconds: float, total_seconds: float | None = None) -> aiohtt
     )
 
 
-def _size(found: aiohttp.ClientResponse, offset: int) -> int:
-    """Of the whole blob, if what comes begins where it should."""
-    length = found.content_length
-    if found.status == 200 and not offset and length is not None:
-        return length
+def _size(found: aiohttp.ClientResponse, start: int, stop: int) -> int:
+    """Of the whole blob, if what comes is what was asked for, or all of the blob that there is of it."""
     place, _, size = found.headers.get("content-range", "").removeprefix("bytes ").partition("/")
-    if found.status == 206 and place.partition("-")[0] == str(offset) and size.isascii() and size.isdecimal():
-        return int(size)
-    raise PeerWrong(f"status {found.status} in answer to a blob from {offset} on")
+    if found.status == 206 and size.isascii() and size.isdecimal():
+        if place == f"{start}-{min(stop, int(size)) - 1}":
+            return int(size)
+    raise PeerWrong(f"status {found.status} and {place[:40]!r} in answer to bytes {start} to {stop}")

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from consensus.names import Digest, StoreId
+from replication.pieces import Pieces
 
 
 class StoreError(Exception):
@@ -143,26 +144,40 @@ class UploadStore(Protocol):
 
 
 class Arrival(Protocol):
-    """A blob on its way in from another store: like an Upload, but what has come can be read already."""
+    """A blob on its way in from other stores: pieces that fill in any order, each from its beginning. What has come can
+    be read already. Held exclusively until `suspend` or `discard`. Used from one event loop."""
 
-    async def write(self, chunk: bytes) -> None:
-        """See Upload."""
+    @property
+    def arrival_id(self) -> str:
+        """A UUID; the bytes that were ever there under it never change."""
 
-    async def flush(self) -> int:
-        """How many bytes can be read from now on: all that `write` has taken. Raises StoreFull, StoreFailed."""
+    @property
+    def pieces(self) -> Pieces:
+        """What is there."""
 
-    def reader(self, size_bytes: int) -> BlobReader:
-        """Reads what can be read, of `size_bytes` that are to come; good for any end that the arrival takes."""
+    async def write(self, piece: int, chunk: bytes) -> None:
+        """Adds to what is there of a piece; one call at a time for each. Raises StoreFull, StoreFailed."""
+
+    async def check(self, upto: int) -> int:
+        """Hashes on, up to a byte before which nothing is missing; says how far. Raises StoreFailed."""
 
     async def commit(self, digest: Digest) -> int:
-        """See Upload."""
+        """Of a whole one: verifies it, makes the blob durable and visible, returns its size. Raises DigestMismatch,
+        StoreFull, StoreFailed."""
 
-    async def abort(self) -> None:
-        """See Upload."""
+    async def suspend(self) -> None:
+        """Leaves it to whoever takes it up."""
+
+    async def discard(self) -> None:
+        """Removes what is left of it. Raises StoreFailed."""
 
 
 class ArrivalStore(Protocol):
     """Where blobs on their way in live."""
 
-    async def begin(self, algorithm: str = "sha256") -> Arrival:
-        """A new, empty one. Raises StoreFull, StoreFailed."""
+    async def take_up(self, digest: Digest, size_bytes: int) -> Arrival:
+        """What was left of the blob by whoever was to bring it before, or a new one. Raises StoreFull if there is no
+        room for all of it, StoreFailed."""
+
+    async def reap(self, idle_seconds: float) -> int:
+        """Removes those that nobody holds or has touched for that long; returns how many."""

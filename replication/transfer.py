@@ -1,43 +1,77 @@
-"""One blob on its way from another store into ours, and the clients who read it meanwhile.
+"""One blob on its way from other stores into ours, and those who follow it meanwhile.
 
-The bytes go to the disk as fast as they come; each follower reads from there at its own pace. The end of what a
-follower wants is held back until the whole blob is known to be what its digest says: wrong bytes end in a failure.
+Its pieces come by several requests at once (`replication.schedule` says which) and go to the disk as they come. What
+has once been shown to a follower never changes: a second request for a piece only adds to what the first has brought,
+and an arrival that turns out to be wrong is removed, never mended. The last HELD_BACK_BYTES of what a follower wants
+are shown only once all of the blob is known to be what its digest says.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, suppress
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
+from consensus import clock
 from consensus.names import StoreId
-from replication.sources import Gathering, Source, TransferEnded, TransferError, TransferFalse, Wanted
-from replication.stores import Arrival, ArrivalStore, BlobNotFound, BlobReader, BlobStore, DigestMismatch, StoreError
+from replication.directory import BlobNotHeld, PeerError, PeerUnreachable, PeerWrong
+from replication.schedule import MOST_FLOWS, Flow, Schedule, Trouble
+from replication.sources import (
+    BlobNowhere,
+    HoldersUnreachable,
+    Source,
+    TransferEnded,
+    TransferError,
+    TransferFalse,
+    Wanted,
+    require_size,
+)
+from replication.stores import Arrival, ArrivalStore, BlobNotFound, BlobStore, DigestMismatch, StoreError
 
 HELD_BACK_BYTES = 64 * 1024
+CHECK_BYTES = 1024 * 1024  # hashed at a time, as soon as they are there in order
+LOOK_SECONDS = 0.25  # between two looks at flows that may be too slow
+PACE_SECONDS = 0.02  # between two words to a follower
+PACE_EACH_SECONDS = 0.0002  # more for each other follower, so that many cost no more than few
+HEARTBEAT_SECONDS = 5.0
+MAX_NEEDS = 64
 
 
 class Transfer:
-    """A blob that arrives. `run` is called once; `received_bytes` came from other stores."""
+    """A blob that arrives. `run` is called once. `most_flows` bounds its requests at one time, and may change."""
 
-    def __init__(self, wanted: Wanted, source: Source) -> None:
+    def __init__(self, wanted: Wanted, source: Source, *, spread: bool = True) -> None:
         self.wanted = wanted
+        self.arrival: Arrival | None = None
+        self.found = False  # it was here already
         self.verified = False
         self.failure: TransferError | StoreError | None = None
-        self._gathering = Gathering(source, wanted)
-        self._changed = asyncio.Event()
-        self._readable_bytes = 0
-        self._reader: BlobReader | None = None
-        self._users = 1  # `run` is one
+        self.received_bytes = 0  # right or wrong, also twice
+        self.resumed_bytes = 0
+        self.givers: set[StoreId] = set()
+        self.troubles: defaultdict[Trouble, int] = defaultdict(int)
+        self.followings: set[Following] = set()
+        self.most_flows = MOST_FLOWS
+        self.changed = asyncio.Event()
+        self._spread = spread
+        self._source = source
+        self._stirred = asyncio.Event()
+        self._flows: dict[Flow, asyncio.Task[None]] = {}
+        self._writes: set[asyncio.Task[None]] = set()
+        self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._disk_failure: StoreError | None = None
+        self._last_trouble = "no other store is known to hold the blob"
 
     @property
-    def received_bytes(self) -> int:
-        """So many have come, right or wrong."""
-        return self._gathering.offset
+    def alone(self) -> bool:
+        """Whether one store gave all of it."""
+        return len(self.givers) == 1 and not self.resumed_bytes
 
     @property
-    def givers(self) -> frozenset[StoreId]:
-        """The stores that they came from."""
-        return frozenset(self._gathering.givers)
+    def flows(self) -> int:
+        """Requests under way."""
+        return len(self._flows)
 
     async def run(self, blobs: BlobStore, arrivals: ArrivalStore) -> None:
         """Brings the blob into `blobs`, whether or not anybody follows. What goes wrong is in `failure`."""
@@ -47,110 +81,211 @@ class Transfer:
         except (TransferError, StoreError) as error:
             self.failure = error
         except BaseException:
-            self.failure = TransferEnded("the node stops")
+            self.failure = TransferEnded("the node stops", self.wanted.digest)
             raise
         finally:
             self._tell()
-            self._leave()
 
-    def follow(self, stop: int) -> Follower:
-        """A reader of the bytes before `stop`."""
-        self._users += 1
-        return Follower(self, stop)
+    def follow(self, start: int, stop: int) -> Following:
+        """Somebody wants the bytes from `start` to before `stop`."""
+        following = Following(self, start, stop)
+        self.followings.add(following)
+        self._stirred.set()
+        return following
 
-    async def readable(self, offset: int, stop: int) -> int:
-        """Waits until a follower up to `stop` may read at `offset`; says up to where. Raises what the transfer failed
-        of: TransferError, StoreError."""
-        while True:
-            if self.verified:
-                return self.wanted.size_bytes
-            if self.failure:
-                raise type(self.failure)(*self.failure.args) from self.failure
-            limit = min(self._readable_bytes, stop - HELD_BACK_BYTES)
-            if limit > offset:
-                return limit
-            await self._changed.wait()
-
-    async def read(self, offset: int, length: int) -> bytes:
-        """Bytes that `readable` said are there."""
-        assert self._reader
-        return await self._reader.read(offset, length)
-
-    def leave(self) -> None:
-        """A follower goes."""
-        self._leave()
+    def limit(self, reached: int, stop: int) -> int:
+        """Up to where somebody may read who wants what is before `stop` and was shown what is before `reached`."""
+        if self.verified:
+            return stop
+        most = stop - HELD_BACK_BYTES
+        if self.arrival is None or reached >= most:
+            return reached
+        return max(reached, min(self.arrival.pieces.extent(reached), most))
 
     async def _obtain(self, blobs: BlobStore, arrivals: ArrivalStore) -> None:
+        wanted = self.wanted
         with suppress(BlobNotFound):  # it came while this was decided
-            self._reader = await blobs.open(self.wanted.digest)
+            await blobs.stat(wanted.digest)
+            self.found = True
             return
-        arrival = await arrivals.begin(self.wanted.digest.algorithm)
+        arrival = await arrivals.take_up(wanted.digest, wanted.size_bytes)
+        self.resumed_bytes = arrival.pieces.received_bytes
+        self.arrival = arrival
+        self._tell()
+        keep = True
         try:
-            self._reader = arrival.reader(self.wanted.size_bytes)
             await self._receive(arrival)
-            await arrival.commit(self.wanted.digest)
+            await arrival.commit(wanted.digest)
         except DigestMismatch as error:
-            raise TransferFalse(f"what came hashes to {error.actual}, not to {error.expected}") from error
+            keep = False
+            raise TransferFalse(f"what came hashes to {error.actual}, not to {error.expected}", wanted.digest) from error
+        except StoreError:
+            keep = False
+            raise
         finally:
             with suppress(StoreError):  # what is left is removed later
-                await arrival.abort()
+                await (arrival.suspend() if keep and arrival.pieces.received_bytes else arrival.discard())
 
     async def _receive(self, arrival: Arrival) -> None:
-        taken = asyncio.Event()
-        showing = asyncio.get_running_loop().create_task(self._show(arrival, taken))
+        holders, distance = self.wanted.holders, self._source.distance
+        schedule = Schedule(arrival.pieces, holders, distance=distance, spread=self._spread)
+        checking = asyncio.get_running_loop().create_task(self._check(arrival))
         try:
-            async with aclosing(self._gathering.chunks()) as chunks:
-                async for chunk in chunks:
-                    await arrival.write(chunk)
-                    taken.set()
+            while not arrival.pieces.whole:
+                self._direct(arrival, schedule)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._stirred.wait()
+                self._stirred.clear()
+            await checking
         finally:
-            showing.cancel()
-            await asyncio.wait([showing])
+            checking.cancel()
+            for task in self._flows.values():
+                task.cancel()
+            # A write goes on when its flow is cut, and `checking` when it is cancelled; nothing may outlive this.
+            await asyncio.gather(checking, *self._flows.values(), *self._writes, return_exceptions=True)
 
-    async def _show(self, arrival: Arrival, taken: asyncio.Event) -> None:
-        """Writes what has come as soon as what came before is written: followers wait for no batch to become full."""
-        with suppress(StoreError):  # which the next `write` or `commit` raises too
-            while True:
-                await taken.wait()
-                taken.clear()
-                self._readable_bytes = await arrival.flush()
-                self._tell()
+    def _direct(self, arrival: Arrival, schedule: Schedule) -> None:
+        """Begins flows and cuts others. Raises what there is no way out of."""
+        now = clock.monotonic()
+        if self._disk_failure:
+            raise self._disk_failure
+        for flow in schedule.overdue(now):
+            self._flows[flow].cancel()
+        schedule.most_flows = self.most_flows
+        needs = self._needs(arrival)
+        while flow := schedule.next(needs, now):
+            self._flows[flow] = asyncio.get_running_loop().create_task(self._bring(arrival, schedule, flow))
+        if schedule.hopeless(now):
+            if schedule.lost:
+                raise BlobNowhere("none of the stores that should hold the blob has it", self.wanted.digest)
+            raise HoldersUnreachable(self._last_trouble, self.wanted.digest)
+
+    def _needs(self, arrival: Arrival) -> list[int]:
+        """The first bytes that those who follow lack."""
+        found: dict[int, None] = {}
+        for following in self.followings:
+            offset = arrival.pieces.extent(following.limit)
+            if offset < following.stop:
+                found[offset] = None
+            if len(found) == MAX_NEEDS:
+                break
+        return [*found]
+
+    async def _bring(self, arrival: Arrival, schedule: Schedule, flow: Flow) -> None:
+        trouble = None
+        try:
+            await self._receive_flow(arrival, schedule, flow)
+        except PeerError as error:
+            trouble = _trouble(error)
+            self._last_trouble = str(error)
+        except asyncio.CancelledError:
+            stalled = schedule.is_stalled(flow, clock.monotonic())
+            trouble = Trouble.STALLED if stalled else Trouble.OVERTAKEN
+            self._last_trouble = "a holder stalls" if stalled else self._last_trouble
+            raise
+        finally:
+            del self._flows[flow]
+            schedule.ended(flow, trouble, clock.monotonic())
+            if trouble:
+                self.troubles[trouble] += 1
+            self._stirred.set()
+
+    async def _receive_flow(self, arrival: Arrival, schedule: Schedule, flow: Flow) -> None:
+        stop = arrival.pieces.stop(flow.piece)
+        async with self._source.blob(flow.holder, self.wanted.digest, flow.position, stop) as stream:
+            require_size(stream, self.wanted.size_bytes)
+            async for chunk in stream.chunks:
+                if flow.position + len(chunk) > stop:
+                    raise PeerWrong("a holder sends more than was asked for")
+                begin = flow.position
+                schedule.brought(flow, len(chunk), clock.monotonic())
+                self.received_bytes += len(chunk)
+                self.givers.add(flow.holder)
+                await self._write(arrival, flow.piece, begin, chunk)
+        if flow.position < stop:
+            raise PeerUnreachable("a holder broke off")
+
+    async def _write(self, arrival: Arrival, piece: int, begin: int, chunk: bytes) -> None:
+        """Goes on when the caller is cancelled: two writers of a piece at once would not know of each other."""
+        task = asyncio.get_running_loop().create_task(self._add(arrival, piece, begin, chunk))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        await asyncio.shield(task)
+
+    async def _add(self, arrival: Arrival, piece: int, begin: int, chunk: bytes) -> None:
+        try:
+            async with self._locks[piece]:
+                known = arrival.pieces.reached(piece) - begin
+                if known < len(chunk):
+                    await arrival.write(piece, chunk[known:])
+                    self._tell()
+                if arrival.pieces.whole:
+                    self._stirred.set()
+        except StoreError as error:
+            self._disk_failure = error
+            self._stirred.set()
+
+    async def _check(self, arrival: Arrival) -> None:
+        """Hashes what is there in order, while the rest comes."""
+        try:
+            checked, size_bytes = 0, self.wanted.size_bytes
+            while checked < size_bytes:
+                changed = self.changed
+                extent = arrival.pieces.extent(checked)
+                if extent - checked >= CHECK_BYTES or extent == size_bytes:
+                    checked = await arrival.check(min(extent, checked + CHECK_BYTES))
+                else:
+                    await changed.wait()
+        except StoreError as error:
+            self._disk_failure = error
+            self._stirred.set()
+            raise
 
     def _tell(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
+        changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
-    def _leave(self) -> None:
-        self._users -= 1
-        if not self._users and self._reader:
-            self._reader.close()
-            self._reader = None
+
+def _trouble(error: PeerError) -> Trouble:
+    match error:
+        case BlobNotHeld():
+            return Trouble.NOT_HELD
+        case PeerWrong():
+            return Trouble.WRONG
+        case _:
+            return Trouble.UNREACHABLE
 
 
-class Follower:
-    """A BlobReader on a blob that arrives."""
+class Following:
+    """Somebody's interest in a part of a blob that arrives; ends with `leave`. What is before `limit` was shown."""
 
-    def __init__(self, transfer: Transfer, stop: int) -> None:
-        self._transfer = transfer
-        self._stop = stop
-        self._open = True
+    def __init__(self, transfer: Transfer, start: int, stop: int) -> None:
+        self.transfer = transfer
+        self.limit = start
+        self.stop = stop
 
-    @property
-    def size_bytes(self) -> int:
-        """See BlobReader."""
-        return self._transfer.wanted.size_bytes
+    async def updates(self) -> AsyncIterator[int]:
+        """Up to where may be read, each time that it has become more, and every HEARTBEAT_SECONDS; the first comes when
+        the arrival is there. Ends when all may be read. Raises TransferError, StoreError."""
+        transfer = self.transfer
+        told = False
+        while not transfer.verified:
+            if transfer.failure:
+                raise transfer.failure
+            changed = transfer.changed
+            limit = transfer.limit(self.limit, self.stop)
+            if limit > self.limit or (transfer.arrival and not told):
+                told, self.limit = bool(transfer.arrival), limit
+                yield limit
+                await asyncio.sleep(PACE_SECONDS + PACE_EACH_SECONDS * len(transfer.followings))
+                continue
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await changed.wait()
+            except TimeoutError:
+                yield self.limit
 
-    async def ready(self, offset: int) -> None:
-        """Waits until the bytes at `offset` can be read, or are known not to come. Raises TransferError, StoreError."""
-        await self._transfer.readable(offset, self._stop)
-
-    async def read(self, offset: int, length: int) -> bytes:
-        """See BlobReader. Waits for what has not come yet; raises TransferError too."""
-        limit = await self._transfer.readable(offset, self._stop)
-        return await self._transfer.read(offset, min(length, limit - offset))
-
-    def close(self) -> None:
+    def leave(self) -> None:
         """Idempotent."""
-        if self._open:
-            self._open = False
-            self._transfer.leave()
+        self.transfer.followings.discard(self)

@@ -170,12 +170,12 @@ class FilesystemStore:
             except FileNotFoundError:
                 raise BlobNotFound(str(digest)) from None
 
-    def require_room(self) -> None:
-        """Raises StoreFull below the free-space watermark. Blocks."""
+    def require_room(self, size_bytes: int = 0) -> None:
+        """Raises StoreFull if, with so many bytes more, free space is below the watermark. Blocks."""
         with disk_errors("asking for free space"):
             volume = os.statvfs(self._folder)
-        if volume.f_bavail * volume.f_frsize < self._free_bytes:
-            raise StoreFull(f"less than {self._free_bytes} bytes are free")
+        if volume.f_bavail * volume.f_frsize < self._free_bytes + size_bytes:
+            raise StoreFull(f"less than {self._free_bytes} bytes are free, or would be with {size_bytes} more")
 
     def confirm(self, digest: Digest, size_bytes: int) -> bool:
         """Whether the blob is held with that size, durably from now on. Blocks. Raises StoreFull, StoreFailed."""

@@ -1,0 +1,308 @@
+"""Blobs on their way from other nodes, as folders of one folder: `<uuid>/data`, which fills in pieces, and `state`.
+
+An arrival is held by one process (flock); gateways open `data` to read what they are told is there. What is left of one
+that was broken off is taken up by the next that wants the blob, or removed once nobody has touched it for long.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import zlib
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from consensus import clock, entropy
+from consensus.disk import sync_file
+from consensus.names import Digest
+from node.blobs import jobs
+from node.blobs.filesystem import FileReader, FilesystemStore, disk_errors
+from node.blobs.hashing import new_hash
+from node.blobs.ledger import HEAD_BYTES, LedgerHead, read_entries, write_entry
+from node.blobs.session import discard, hold
+from node.blobs.syscalls import start_write_back
+from replication.pieces import Pieces, piece_bytes_of
+from replication.stores import BlobNotFound, DigestMismatch, StoreError, StoreFailed, StoreRefused
+
+_READ_BYTES = 1024 * 1024
+_ROOM_CHECK_BYTES = 16 * 1024 * 1024
+_NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_OPEN_DATA = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class HeldArrival:
+    """An arrival that this process holds. Everything here blocks and runs in threads: `append` for one piece at a time,
+    `check` by one caller, the rest alone."""
+
+    def __init__(self, store: FilesystemStore, folder: Path, lock: int, digest: Digest) -> None:
+        self.folder = folder
+        self.pieces = Pieces(0, 1)
+        self._store = store
+        self._lock = lock
+        self._digest = digest
+        self._data = self._state = -1
+        self._checksums: list[int] = []
+        self._hash = new_hash(digest.algorithm)
+        self._hashed = 0
+        self._unchecked_bytes = 0  # written since there was room when last asked
+
+    @classmethod
+    def begin(cls, store: FilesystemStore, folder: Path, head: LedgerHead) -> HeldArrival:
+        """A new arrival in a new folder. Raises StoreFull if there is no room for all of it, StoreFailed."""
+        store.require_room(head.size_bytes)
+        try:
+            with disk_errors("beginning an arrival"):
+                folder.mkdir(mode=0o700)
+            arrival = cls(store, folder, hold(folder), head.digest)
+            try:
+                arrival._create(head)
+            except BaseException:
+                arrival.release()
+                raise
+        except StoreError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return arrival
+
+    @classmethod
+    def resume(cls, store: FilesystemStore, folder: Path, head: LedgerHead) -> HeldArrival | None:
+        """What is left of an arrival of the same blob; None if it is another's, held, or cannot be used. Raises
+        StoreError."""
+        if not _is_of(folder / "state", head):
+            return None
+        with suppress(StoreError):
+            arrival = cls(store, folder, hold(folder), head.digest)
+            try:
+                with disk_errors("taking up an arrival"):
+                    arrival._take_up(head)
+                store.require_room(head.size_bytes - arrival.pieces.received_bytes)
+            except BaseException:
+                arrival.release()
+                raise
+            return arrival
+        return None
+
+    def append(self, piece: int, reached: int, chunk: bytes) -> None:
+        """Writes `chunk` at `reached`, up to where the piece has come. Raises StoreFull, StoreFailed."""
+        self._unchecked_bytes += len(chunk)
+        if self._unchecked_bytes >= _ROOM_CHECK_BYTES:
+            self._unchecked_bytes = 0
+            self._store.require_room()
+        with disk_errors("writing an arrival"):
+            view, position = memoryview(chunk), reached
+            while view:
+                count = os.pwrite(self._data, view, position)
+                view, position = view[count:], position + count
+            checksum = zlib.crc32(chunk, self._checksums[piece])
+            start, stop = self.pieces.start(piece), self.pieces.stop(piece)
+            write_entry(self._state, piece, position - start, checksum)
+        self._checksums[piece] = checksum
+        if position == stop:
+            start_write_back(self._data, start, stop - start)
+
+    def check(self, upto: int) -> int:
+        """Hashes on, up to there at most; says how far. Raises StoreFailed."""
+        with disk_errors("reading an arrival"):
+            while self._hashed < upto:
+                part = os.pread(self._data, min(_READ_BYTES, upto - self._hashed), self._hashed)
+                if not part:
+                    raise StoreFailed("an arrival's file became shorter while it was read")
+                self._hash.update(part)
+                self._hashed += len(part)
+        return self._hashed
+
+    def commit(self, digest: Digest) -> int:
+        """See Arrival."""
+        size_bytes = self.check(self.pieces.size_bytes)
+        actual = Digest(digest.algorithm, self._hash.hexdigest())
+        if actual != digest:
+            raise DigestMismatch(digest, actual)
+        if not self._store.confirm(digest, size_bytes):
+            with disk_errors("syncing an arrival"):
+                sync_file(self._data)
+            self._store.adopt(self.folder / "data", digest, size_bytes)
+        return size_bytes
+
+    def release(self) -> None:
+        """Lets go of it."""
+        for descriptor in (self._data, self._state, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._data = self._state = self._lock = -1
+
+    def remove(self) -> None:
+        """Lets go of it and removes it. Raises StoreFailed."""
+        try:
+            with disk_errors("removing an arrival"), suppress(FileNotFoundError):
+                shutil.rmtree(self.folder)
+        finally:
+            self.release()
+
+    def _create(self, head: LedgerHead) -> None:
+        with disk_errors("beginning an arrival"):
+            self._data = os.open(self.folder / "data", _OPEN_DATA | os.O_CREAT | os.O_EXCL, 0o640)
+            os.ftruncate(self._data, head.size_bytes)
+            self._state = os.open(self.folder / "state", _OPEN_DATA | os.O_CREAT | os.O_EXCL, 0o640)
+            self._write_head(head)
+        self.pieces = Pieces(head.size_bytes, head.piece_bytes)
+        self._checksums = [0] * self.pieces.count
+
+    def _take_up(self, head: LedgerHead) -> None:
+        self._data = os.open(self.folder / "data", _OPEN_DATA)
+        self._state = os.open(self.folder / "state", _OPEN_DATA)
+        found = LedgerHead.decode(os.pread(self._state, HEAD_BYTES, 0))
+        if found is None or os.fstat(self._data).st_size != head.size_bytes:
+            raise StoreFailed("the ledger of an arrival changed while it was opened")
+        pieces = Pieces(found.size_bytes, found.piece_bytes)
+        entries = read_entries(self._state, pieces.count)
+        if found.incarnation != head.incarnation:
+            entries = [self._verified(pieces, piece, *entry) for piece, entry in enumerate(entries)]
+            for piece, entry in enumerate(entries):
+                write_entry(self._state, piece, *entry)
+            self._write_head(head)
+        self.pieces = Pieces(head.size_bytes, head.piece_bytes, [received for received, _ in entries])
+        self._checksums = [checksum for _, checksum in entries]
+
+    def _verified(self, pieces: Pieces, piece: int, received: int, checksum: int) -> tuple[int, int]:
+        """After a power loss a file may have its length and not its bytes."""
+        start, position, actual = pieces.start(piece), pieces.start(piece), 0
+        if received > pieces.stop(piece) - start:
+            return 0, 0
+        while part := os.pread(self._data, min(_READ_BYTES, start + received - position), position):
+            actual, position = zlib.crc32(part, actual), position + len(part)
+        return (received, checksum) if (position, actual) == (start + received, checksum) else (0, 0)
+
+    def _write_head(self, head: LedgerHead) -> None:
+        if os.pwrite(self._state, head.encode(), 0) != HEAD_BYTES:
+            raise StoreFailed("writing the ledger of an arrival")
+
+
+def _is_of(state: Path, head: LedgerHead) -> bool:
+    """Whether a ledger is one of the same blob, in the same pieces."""
+    try:
+        with state.open("rb") as file:
+            found = LedgerHead.decode(file.read(HEAD_BYTES))
+    except OSError:
+        return False
+    wanted = (head.digest, head.size_bytes, head.piece_bytes)
+    return found is not None and (found.digest, found.size_bytes, found.piece_bytes) == wanted
+
+
+class FilesystemArrival:
+    """An Arrival."""
+
+    def __init__(self, store: FilesystemStore, held: HeldArrival) -> None:
+        self.pieces = held.pieces
+        self._store = store
+        self._held = held
+        self._jobs: set[Future[Any]] = set()
+
+    @property
+    def arrival_id(self) -> str:
+        """See Arrival."""
+        return self._held.folder.name
+
+    async def write(self, piece: int, chunk: bytes) -> None:
+        """See Arrival."""
+        await self._run(partial(self._held.append, piece, self.pieces.reached(piece), chunk))
+        self.pieces.add(piece, len(chunk))
+
+    async def check(self, upto: int) -> int:
+        """See Arrival."""
+        checked: int = await self._run(partial(self._held.check, upto))
+        return checked
+
+    async def commit(self, digest: Digest) -> int:
+        """See Arrival."""
+        size_bytes: int = await self._run(partial(self._held.commit, digest))
+        return size_bytes
+
+    async def suspend(self) -> None:
+        """See Arrival."""
+        await self._run(self._after_all(self._held.release))
+
+    async def discard(self) -> None:
+        """See Arrival."""
+        await self._run(self._after_all(self._held.remove))
+
+    async def _run(self, job: Any) -> Any:
+        future = self._store.writers.submit(job)
+        self._jobs.add(future)
+        future.add_done_callback(self._jobs.discard)
+        return await jobs.finished(future)
+
+    def _after_all(self, job: Any) -> Any:
+        """Jobs whose callers were cancelled may still run; they were queued earlier, so they are running already."""
+        others = [*self._jobs]
+
+        def run() -> None:
+            wait(others)
+            job()
+
+        return run
+
+
+class FilesystemArrivals:
+    """An ArrivalStore in one folder, which has to be on the file system of the blobs."""
+
+    def __init__(self, folder: Path, store: FilesystemStore, incarnation: str) -> None:
+        self._folder = folder
+        self._store = store
+        self._incarnation = incarnation
+
+    @classmethod
+    def open(cls, folder: Path, store: FilesystemStore, *, incarnation: str) -> FilesystemArrivals:
+        """The arrivals in `folder`, made if need be; `incarnation` as for uploads. Blocks. Raises StoreRefused,
+        StoreFull, StoreFailed."""
+        with disk_errors(f"opening the arrivals in {folder}"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_dev != store.folder.stat().st_dev:
+                raise StoreRefused(f"{folder} has to be on the same file system as {store.folder}")
+        return cls(folder, store, incarnation)
+
+    async def take_up(self, digest: Digest, size_bytes: int) -> FilesystemArrival:
+        """See ArrivalStore."""
+        head = LedgerHead(digest, size_bytes, piece_bytes_of(size_bytes), self._incarnation)
+        held = await jobs.obtain(self._store.writers, partial(self._take_up, head), HeldArrival.release)
+        return FilesystemArrival(self._store, held)
+
+    async def reader(self, arrival_id: str, size_bytes: int) -> FileReader:
+        """What has come of an arrival that any process of this node holds, or held a moment ago; it stays readable
+        whatever becomes of it. Raises BlobNotFound if it is not there any more, StoreFailed."""
+        if not _NAME.fullmatch(arrival_id):
+            raise BlobNotFound(arrival_id[:64])
+        job = partial(self._open, self._folder / arrival_id / "data", size_bytes)
+        return await jobs.obtain(self._store.readers, job, FileReader.close)
+
+    async def reap(self, idle_seconds: float) -> int:
+        """See ArrivalStore."""
+        return await jobs.run(self._store.writers, partial(self._reap, clock.wall_ms() / 1000 - idle_seconds))
+
+    def _take_up(self, head: LedgerHead) -> HeldArrival:
+        for name in self._names():
+            if found := HeldArrival.resume(self._store, self._folder / name, head):
+                return found
+        return HeldArrival.begin(self._store, self._folder / entropy.new_uuid(), head)
+
+    def _open(self, path: Path, size_bytes: int) -> FileReader:
+        with disk_errors("opening an arrival"):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                raise BlobNotFound(path.parent.name) from None
+        return FileReader(self._store, descriptor, size_bytes)
+
+    def _names(self) -> list[str]:
+        with disk_errors("listing arrivals"):
+            return [name for name in os.listdir(self._folder) if _NAME.fullmatch(name)]
+
+    def _reap(self, before: float) -> int:
+        reaped = 0
+        for name in self._names():
+            with suppress(StoreError):  # held, gone, or not to be removed now
+                reaped += discard(self._folder / name, touched_before=before)
+        return reaped

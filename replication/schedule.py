@@ -1,0 +1,266 @@
+"""Which part of a blob is to be asked of whom next. Pure: it is told what happens, and when.
+
+A *flow* is one request for the rest of one piece. Pieces that somebody waits for come first. Flows go to the nearest
+holder, and beyond some to the next nearest too; how many there are is found by trying whether more bring more. A piece
+that comes too slowly is asked for a second time, elsewhere if there is an elsewhere, and whoever is first counts: a
+holder that was overtaken so stands back from then on. One that fails is left alone for a moment; after two failures
+with nothing to speak of in between it is given up, but not while something has come a short while ago. One that
+answers something else than was asked, or does not have the blob, is not asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from consensus.names import StoreId
+from replication.pieces import Pieces
+
+FIRST_FLOWS = 4
+MOST_FLOWS = 16
+URGENT_FLOWS = 4  # beyond the number found best, for what somebody waits for
+FLOWS_BEFORE_NEXT = 4  # at one holder, before the next nearest gets one
+
+STRIKES = 2
+STRIKE_PARDON_BYTES = 64 * 1024  # so much brought since, and a failure is forgotten
+REST_SECONDS = 0.1  # after a failure; doubled by each in a row
+MOST_REST_SECONDS = 1.0
+PATIENCE_SECONDS = 10.0  # holders are tried again for so long after something has come
+
+SILENCE_SECONDS = 1.0  # then a second flow is begun
+WINDOW_SECONDS = 2.0  # over which a flow's rate is looked at
+TARDY_SHARE = 0.25  # of the rate that flows have lately had
+ANSWER_SECONDS = 5.0  # without any byte: then a flow is cut
+STALL_SECONDS = 10.0  # of silence after some, or of less than STALL_RATE: too
+STALL_RATE = 1024.0  # bytes per second
+
+TUNE_SECONDS = 1.0
+TUNE_GAIN = 1.1
+TUNE_REST_SECONDS = 10.0
+
+
+class Trouble(StrEnum):
+    """How a flow ended that did not bring what it should."""
+
+    UNREACHABLE = "unreachable"
+    WRONG = "wrong"
+    STALLED = "stalled"
+    NOT_HELD = "not_held"
+    OVERTAKEN = "overtaken"  # another brought the rest of its piece
+
+
+@dataclass(eq=False, slots=True)
+class Flow:
+    """A request for `piece` from `position` on, at `holder`; `position` moves on as bytes come."""
+
+    piece: int
+    holder: StoreId
+    start: int
+    position: int
+    began: float
+    heard: float
+    window_began: float
+    window_bytes: int = 0
+    rate: float | None = None  # bytes per second, over the last window; None before there was one
+    lean_since: float | None = None
+
+    def brought(self, count: int, now: float) -> None:
+        """So many bytes have come."""
+        self.position += count
+        self.window_bytes += count
+        self.heard = now
+        self.look(now)
+
+    def look(self, now: float) -> None:
+        """Closes the window if it is time."""
+        if now - self.window_began < WINDOW_SECONDS:
+            return
+        self.rate = self.window_bytes / (now - self.window_began)
+        if self.rate >= STALL_RATE:
+            self.lean_since = None
+        elif self.lean_since is None:
+            self.lean_since = self.window_began
+        self.window_began, self.window_bytes = now, 0
+
+
+@dataclass(slots=True)
+class _Standing:
+    """What became of what a holder was asked for."""
+
+    holder: StoreId
+    strikes: int = 0
+    struck_at: float = float("-inf")
+    rests_until: float = float("-inf")
+    brought_since: int = 0
+    overtaken: int = 0
+    flows: int = 0
+    without: bool = False
+    wrong: bool = False
+
+
+class Schedule:
+    """Of one blob. `distance` gives the round trip to a holder in seconds, infinity while it is unknown; with `spread`
+    false one holder is asked as long as it gives. `most_flows` may change at any time."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        holders: Sequence[StoreId],
+        *,
+        distance: Callable[[StoreId], float],
+        spread: bool = True,
+        most_flows: int = MOST_FLOWS,
+    ) -> None:
+        self.most_flows = most_flows
+        self.flows: set[Flow] = set()
+        self._pieces = pieces
+        self._standings = {holder: _Standing(holder) for holder in holders}
+        self._distance = distance
+        self._spread = spread
+        self._progress_at: float | None = None
+        self._pace = 0.0  # bytes per second of one flow, lately
+        self._tuning = _Tuning()
+
+    @property
+    def lost(self) -> bool:
+        """Whether every holder says that it does not have the blob."""
+        return bool(self._standings) and all(standing.without for standing in self._standings.values())
+
+    def next(self, needs: Sequence[int], now: float) -> Flow | None:
+        """A flow to begin; None if there is none for now. `needs` are the bytes that somebody waits for, in the order of
+        their importance."""
+        busy = len(self.flows)
+        limit = max(1, min(self._tuning.target, self.most_flows))
+        urgent = [piece for piece in map(self._pieces.at, needs) if self._is_open(piece)]
+        if urgent and busy < limit + min(URGENT_FLOWS, self.most_flows - 1):
+            return self._begin(urgent[0], now)
+        if busy >= limit + URGENT_FLOWS:
+            return None
+        if busy < limit:
+            for piece in self._in_order(needs):
+                if self._is_open(piece):
+                    return self._begin(piece, now)
+        return self._second(now)
+
+    def brought(self, flow: Flow, count: int, now: float) -> None:
+        """Bytes have come by a flow, new ones or not."""
+        flow.brought(count, now)
+        standing = self._standings[flow.holder]
+        standing.brought_since += count
+        if standing.brought_since >= STRIKE_PARDON_BYTES:
+            standing.strikes = 0
+        self._progress_at = now
+        self._tuning.brought(count, now, len(self.flows))
+
+    def ended(self, flow: Flow, trouble: Trouble | None, now: float) -> None:
+        """A flow is over; None if it brought all that was asked of it."""
+        self.flows.discard(flow)
+        standing = self._standings[flow.holder]
+        standing.flows -= 1
+        if trouble is None and now > flow.began:
+            rate = (flow.position - flow.start) / (now - flow.began)
+            self._pace += 0.25 * (rate - self._pace) if self._pace else rate
+        elif trouble is Trouble.NOT_HELD:
+            standing.without = True
+        elif trouble is Trouble.WRONG:
+            standing.wrong = True
+        elif trouble is Trouble.OVERTAKEN:
+            standing.overtaken += self._is_tardy(flow, now)
+        elif trouble and flow.began >= standing.struck_at:  # else one failure has ended several flows
+            rest = min(REST_SECONDS * 2**standing.strikes, MOST_REST_SECONDS)
+            standing.strikes += 1
+            standing.struck_at, standing.rests_until, standing.brought_since = now, now + rest, 0
+
+    def overdue(self, now: float) -> list[Flow]:
+        """Flows to be cut: those that bring next to nothing, and those whose piece is whole without them."""
+        for flow in self.flows:
+            flow.look(now)
+        return [flow for flow in self.flows if self._pieces.is_whole(flow.piece) or self.is_stalled(flow, now)]
+
+    def is_stalled(self, flow: Flow, now: float) -> bool:
+        """Whether so little has come for so long that it has to be given up."""
+        if flow.position == flow.start:
+            return now - flow.began > ANSWER_SECONDS
+        since = flow.heard if flow.lean_since is None else min(flow.heard, flow.lean_since)
+        return now - since > STALL_SECONDS
+
+    def hopeless(self, now: float) -> bool:
+        """Whether nothing is under way and nobody is left who could be asked."""
+        return not self.flows and all(self._is_given_up(standing, now) for standing in self._standings.values())
+
+    def _is_open(self, piece: int) -> bool:
+        return not self._pieces.is_whole(piece) and all(flow.piece != piece for flow in self.flows)
+
+    def _in_order(self, needs: Sequence[int]) -> Iterator[int]:
+        """All pieces, from the one that is needed first on."""
+        first = self._pieces.at(needs[0]) if needs else 0
+        yield from range(first, self._pieces.count)
+        yield from range(first)
+
+    def _begin(self, piece: int, now: float, *, but: StoreId | None = None) -> Flow | None:
+        standing = self._pick(now, but)
+        if standing is None:
+            return None
+        position = self._pieces.reached(piece)
+        flow = Flow(piece, standing.holder, position, position, now, now, now)
+        standing.flows += 1
+        self.flows.add(flow)
+        return flow
+
+    def _pick(self, now: float, but: StoreId | None) -> _Standing | None:
+        free = [
+            standing
+            for standing in self._standings.values()
+            if standing.rests_until <= now and not self._is_given_up(standing, now)
+        ]
+        others = [standing for standing in free if standing.holder != but]
+
+        def rank(standing: _Standing) -> tuple[float, ...]:
+            crowd = standing.flows // FLOWS_BEFORE_NEXT if self._spread else 0
+            return (standing.strikes, standing.overtaken, crowd, self._distance(standing.holder))
+
+        return min(others or free, key=rank, default=None)
+
+    def _is_given_up(self, standing: _Standing, now: float) -> bool:
+        quiet = self._progress_at is None or now - self._progress_at > PATIENCE_SECONDS
+        return standing.without or standing.wrong or (standing.strikes >= STRIKES and quiet)
+
+    def _second(self, now: float) -> Flow | None:
+        """Another flow for a piece whose only one is too slow, the earliest first."""
+        pieces = [flow.piece for flow in self.flows]
+        for flow in sorted(self.flows, key=lambda flow: flow.piece):
+            if pieces.count(flow.piece) == 1 and self._is_tardy(flow, now):
+                return self._begin(flow.piece, now, but=flow.holder)
+        return None
+
+    def _is_tardy(self, flow: Flow, now: float) -> bool:
+        distance = self._distance(flow.holder)
+        if now - flow.heard > max(SILENCE_SECONDS, 4 * distance if distance < STALL_SECONDS else 0):
+            return True
+        return flow.rate is not None and flow.rate < TARDY_SHARE * self._pace
+
+
+class _Tuning:
+    """How many flows are worth having: twice as many are tried, and kept if they bring more."""
+
+    def __init__(self) -> None:
+        self.target = FIRST_FLOWS
+        self._began: float | None = None
+        self._bytes = 0
+        self._before: tuple[int, float] | None = None  # the number and the rate before it was raised
+        self._rests_until = float("-inf")
+
+    def brought(self, count: int, now: float, flows: int) -> None:
+        """Bytes have come while there were so many flows."""
+        if self._began is None:
+            self._began = now
+        self._bytes += count
+        if now - self._began < TUNE_SECONDS:
+            return
+        rate, self._began, self._bytes = self._bytes / (now - self._began), now, 0
+        if self._before and rate < TUNE_GAIN * self._before[1]:
+            self.target, self._before, self._rests_until = self._before[0], None, now + TUNE_REST_SECONDS
+        elif now >= self._rests_until and flows >= self.target and self.target < MOST_FLOWS:
+            self._before = (self.target, rate)
+            self.target = min(2 * self.target, MOST_FLOWS)

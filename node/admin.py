@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -33,14 +35,27 @@ class Storage:
     uploads: UploadStore
 
 
+class ReplicatorStatus(Protocol):
+    """What is asked of the replicator."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
+    @property
+    def transfers(self) -> int:
+        """Blobs on their way here."""
+
+
 class Health:
-    """What one gateway knows of its node. `storage` is set when it is open, `registry` says whether
-    clients are served."""
+    """What one gateway knows of its node. `storage` is set when it is open, `replicator` where there is one to ask, and
+    `registry` says whether clients are served."""
 
     def __init__(self, launch: Launch, keeper: KeeperClient) -> None:
         self.launch = launch
         self.storage: Storage | None = None
         self.registry = "does not serve yet"
+        self.replicator: Callable[[], Awaitable[ReplicatorStatus | None]] | None = None
         self._keeper = keeper
         self._asking = asyncio.Lock()
         self._asked_at = float("-inf")
@@ -70,7 +85,8 @@ class Health:
         return volume.f_bavail * volume.f_frsize
 
     async def checks(self) -> tuple[bool, dict[str, str]]:
-        """Whether the node is ready, and what was found. A full disk does not make it unready: pulls go on."""
+        """Whether the node is ready, and what was found. Neither a full disk nor a missing replicator makes it unready:
+        pulls go on, of what is here at least."""
         keeper = await self.keeper()
         found = {
             "registry": self.registry,
@@ -81,11 +97,15 @@ class Health:
             found["cluster"] = _standing(keeper)
         elif keeper and not keeper.current:
             found["keeper"] = f"still reads its log: at entry {keeper.applied} of {keeper.commit}"
-        return set(found.values()) == {OK}, found | {"store": self._store()}
+        beside = {"store": self._store()}
+        if self.replicator:
+            beside["replicator"] = OK if await self.replicator() else "does not answer"
+        return set(found.values()) == {OK}, found | beside
 
     async def report(self) -> dict[str, object]:
         """All that `/meridian/v1/status` says."""
         node, keeper = self.launch.config.node, await self.keeper()
+        replicator = await self.replicator() if self.replicator else None
         return {
             "region": node.region,
             "node": node.name,
@@ -96,6 +116,8 @@ class Health:
             "term": keeper.term if keeper else None,
             "steward": keeper.steward if keeper else None,
             "keeper_pid": keeper.pid if keeper else None,
+            "replicator_pid": replicator.pid if replicator else None,
+            "fetches": replicator.transfers if replicator else None,
             "gateway_pid": os.getpid(),
             "gateways": node.gateways or len(os.sched_getaffinity(0)),
             "free_bytes": self.free_bytes(),

@@ -16,6 +16,8 @@ import msgspec
 from node.config import Config
 
 KEEPER_SOCKET = "keeper.sock"
+REPLICATOR_SOCKET = "replicator.sock"
+SOCKETS = (KEEPER_SOCKET, REPLICATOR_SOCKET)
 METRICS_FOLDER = "metrics"
 SUPERSEDED = signal.SIGUSR1  # to a gateway in whose place others serve: end as at SIGTERM, but the node goes on
 
@@ -48,6 +50,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     def keeper_socket(self) -> Path:
         """Where the keeper listens."""
         return Path(self.runtime, KEEPER_SOCKET)
+
+    @property
+    def replicator_socket(self) -> Path:
+        """Where the replicator listens, in a cluster."""
+        return Path(self.runtime, REPLICATOR_SOCKET)
 
     def report_ready(self) -> None:
         """Tells the supervisor that the process does its work from now on. Called once."""

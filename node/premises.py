@@ -18,7 +18,7 @@ from consensus import clock, disk
 from node.addresses import split_address
 from node.config import Config, check_exposure
 from node.identity import Identity
-from node.launch import KEEPER_SOCKET, METRICS_FOLDER
+from node.launch import METRICS_FOLDER, SOCKETS
 
 BACKLOG = 4096
 WAIT_SECONDS = 10.0
@@ -119,7 +119,8 @@ def _prepare_runtime(folder: Path) -> None:
     if folder.is_symlink() or found.st_uid != os.geteuid():
         raise PremisesRefused(f"{folder} has to be a folder of the user that runs the node")
     folder.chmod(0o700)
-    (folder / KEEPER_SOCKET).unlink(missing_ok=True)
+    for name in SOCKETS:
+        (folder / name).unlink(missing_ok=True)
     if not _holds_sockets(folder):
         raise PremisesRefused(
             f"{folder}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes, none of them a comma"
@@ -128,7 +129,7 @@ def _prepare_runtime(folder: Path) -> None:
 
 def _holds_sockets(folder: Path) -> bool:
     """gRPC takes a comma, however it is written, for the end of one address and the start of the next."""
-    path = os.fsencode(folder / KEEPER_SOCKET)
+    path = os.fsencode(folder / max(SOCKETS, key=len))
     return len(path) <= MAX_SOCKET_PATH_BYTES and b"," not in path
 
 

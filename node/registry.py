@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from consensus.codec import split_manifest
 from consensus.commands import (
@@ -49,7 +50,6 @@ from node.freshness import AlwaysFresh, Freshness
 from node.outcomes import carry_out, refusal
 from node.tokens import UploadTokens
 from node.uploads import UploadLimits, Uploads
-from replication.fetcher import Fetcher
 from replication.sources import Wanted
 from replication.stores import BlobNotFound, BlobReader, BlobStore, UploadStore
 
@@ -79,6 +79,16 @@ class PushedManifest:
     subject: Digest | None
 
 
+class BlobsElsewhere(Protocol):
+    """The blobs that other nodes hold."""
+
+    async def open(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
+        """See Registry.open_blob. Raises TransferError, StoreError."""
+
+    async def ahead(self, wanted: Sequence[Wanted]) -> None:
+        """These are likely to be asked for soon; some of them may be here."""
+
+
 class Registry:
     """One node's registry. Methods raise RegistryError as they say, StateUnconfirmed where they read, LogFull and
     LogUnavailable where they write, StoreError where they touch bytes, and sqlite3.Error when the disk under the state
@@ -97,13 +107,13 @@ class Registry:
         tokens: UploadTokens,
         config: Config,
         freshness: Freshness | None = None,
-        fetcher: Fetcher | None = None,
+        elsewhere: BlobsElsewhere | None = None,
     ) -> None:
         self._views = views
         self._fresh = (freshness or AlwaysFresh()).fresh
         self._proposer = proposer
         self._blobs = blobs
-        self._fetcher = fetcher
+        self._elsewhere = elsewhere
         self._config = config.registry
         self._staging = asyncio.Semaphore(_STAGING)
         self._contents = ContentCache(config.limits.manifest_cache_bytes, views.content)
@@ -188,15 +198,15 @@ class Registry:
 
     async def open_blob(self, digest: Digest, size_bytes: int, start: int, stop: int) -> BlobReader:
         """The bytes from `start` to before `stop`, in order, of a blob that was just found in a repository; the caller
-        closes it. What is not here comes from where it is, as Fetcher.open says; without others to ask it raises
-        BlobElsewhere."""
+        closes it. What is not here comes from where it is: it is returned once the first bytes can be read, and its
+        `read` waits for the others, and raises TransferError if they do not come or are not right. Raises BlobElsewhere
+        where there are no others to ask, TransferError."""
         try:
             return await self._blobs.open(digest)
         except BlobNotFound as error:
-            if self._fetcher is None:
+            if self._elsewhere is None:
                 raise BlobElsewhere(digest) from error
-        holders = tuple(store for store in self._views.holders(digest) if store != self._blobs.store_id)
-        return await self._fetcher.open(Wanted(digest, size_bytes, holders), start, stop)
+        return await self._elsewhere.open(self._wanted(digest, size_bytes), start, stop)
 
     async def open_held(self, digest: Digest) -> BlobReader:
         """The bytes of a blob that this node itself holds, for the other nodes. Raises BlobNotFound."""
@@ -258,6 +268,10 @@ class Registry:
             await self._fresh()
             view = self._views.blob(repository, digest)
         return view
+
+    def _wanted(self, digest: Digest, size_bytes: int) -> Wanted:
+        holders = tuple(store for store in self._views.holders(digest) if store != self._blobs.store_id)
+        return Wanted(digest, size_bytes, holders)
 
     def _decide(self, repository: RepositoryName, facts: ManifestFacts, undecided: frozenset[Digest]) -> ManifestFacts:
         """Children that are blobs here, and no manifests, are taken for blobs."""

@@ -31,7 +31,7 @@ CALL_SECONDS = 5.0
 STATUS_SECONDS = 1.0
 STOP_SECONDS = 3.0
 
-_BOUNDS = [
+BOUNDS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
@@ -41,7 +41,7 @@ _PENDING = [
     ("grpc.server.max_pending_requests", 16 * MAX_IN_FLIGHT),
     ("grpc.server.max_pending_requests_hard_limit", 32 * MAX_IN_FLIGHT),
 ]
-_RECONNECT = [
+RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
@@ -118,16 +118,16 @@ class _Service:
     def _answering(self, call: Call) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def answer(request: bytes, _: Any) -> bytes:
             if self._in_flight >= MAX_IN_FLIGHT:
-                return _pack((Answer.UNAVAILABLE, f"{MAX_IN_FLIGHT} calls are under way already"))
+                return pack((Answer.UNAVAILABLE, f"{MAX_IN_FLIGHT} calls are under way already"))
             self._in_flight += 1
             try:
-                return _pack((Answer.OK, await call(*_unpack(request))))
+                return pack((Answer.OK, await call(*unpack(request))))
             except LogFull as error:
-                return _pack((Answer.FULL, str(error)))
+                return pack((Answer.FULL, str(error)))
             except LogUnavailable as error:
-                return _pack((Answer.UNAVAILABLE, str(error)))
+                return pack((Answer.UNAVAILABLE, str(error)))
             except (InvalidCommand, TypeError) as error:
-                return _pack((Answer.INVALID, str(error)))
+                return pack((Answer.INVALID, str(error)))
             finally:
                 self._in_flight -= 1
 
@@ -161,10 +161,10 @@ class _Service:
 async def serve_keeper(keeper: Keeper, socket: Path) -> AsyncIterator[None]:
     """Answers gateways while the block runs; calls under way at its end have STOP_SECONDS. The socket's path must be
     free. Raises OSError."""
-    server = grpc.aio.server(options=[*_BOUNDS, *_PENDING])
+    server = grpc.aio.server(options=[*BOUNDS, *_PENDING])
     server.add_generic_rpc_handlers((_Service(keeper).handler(),))
     try:
-        server.add_insecure_port(_uri(socket))
+        server.add_insecure_port(uri_of(socket))
     except RuntimeError as error:
         raise OSError(f"cannot listen on {socket}: {error}") from error
     await server.start()
@@ -179,7 +179,7 @@ class KeeperClient:
 
     def __init__(self, socket: Path, *, call_seconds: float = CALL_SECONDS) -> None:
         self._call_seconds = call_seconds
-        self._channel = grpc.aio.insecure_channel(_uri(socket), options=[*_BOUNDS, *_RECONNECT])
+        self._channel = grpc.aio.insecure_channel(uri_of(socket), options=[*BOUNDS, *RECONNECT])
         names = ("Enrol", "Propose", "Sync", "Status")
         self._calls = {name: self._channel.unary_unary(f"/{SERVICE}/{name}", None, None) for name in names}
 
@@ -210,8 +210,8 @@ class KeeperClient:
     async def _call(self, name: str, *arguments: object, seconds: float | None = None) -> Any:
         timeout = seconds or self._call_seconds
         try:
-            answer = await self._calls[name](_pack(arguments), timeout=timeout, wait_for_ready=True)
-            status, value = _unpack(answer)
+            answer = await self._calls[name](pack(arguments), timeout=timeout, wait_for_ready=True)
+            status, value = unpack(answer)
         except grpc.aio.AioRpcError as error:
             raise LogUnavailable(f"no answer from the keeper: {error.details() or error.code().name}") from error
         except (grpc.aio.UsageError, InvalidCommand, ValueError) as error:
@@ -227,18 +227,20 @@ class KeeperClient:
                 raise LogUnavailable(value)
 
 
-def _uri(socket: Path) -> str:
-    """gRPC reads an address as a URI: what a path may hold (% ? # , and more) would mean something else there."""
+def uri_of(socket: Path) -> str:
+    """Of a Unix socket. gRPC reads an address as a URI: what a path may hold (% ? # , and more) would mean something
+    else there."""
     return f"unix:{quote(os.fsencode(socket))}"
 
 
-def _pack(values: object) -> bytes:
+def pack(values: object) -> bytes:
+    """A message."""
     packed: bytes = msgpack.packb(values, use_bin_type=True)
     return packed
 
 
-def _unpack(message: bytes) -> tuple[Any, ...]:
-    """Raises InvalidCommand."""
+def unpack(message: bytes) -> tuple[Any, ...]:
+    """The inverse of `pack` for a tuple. Raises InvalidCommand."""
     try:
         values = msgpack.unpackb(message, use_list=False, raw=False)
     except (ValueError, msgpack.UnpackException) as error:

@@ -1,10 +1,11 @@
-"""`meridian serve`: starts the keeper and the gateways, restarts what dies, reloads, drains. Serves nothing itself.
+"""`meridian serve`: starts keeper, gateways and, in a cluster, a replicator; restarts what dies, reloads, drains.
 
-It imports neither gRPC nor anything of HTTP: the less it does, the less can end it, and with it everything.
+It serves nothing itself, and imports neither gRPC nor anything of HTTP: the less it does, the less can end it, and
+with it everything.
 
-- SIGTERM, SIGINT: gateways stop accepting and finish what is under way, then the keeper ends, then this process.
+- SIGTERM, SIGINT: gateways stop accepting and finish what is under way, then the others end, then this process.
 - SIGHUP: the file is read again. New gateways take over the same sockets; once they serve, the old ones drain. The
-  keeper is started anew only if something that it reads has changed; gateways wait for it meanwhile.
+  keeper and the replicator are started anew only if something that they read has changed; gateways wait for them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _FIXED = {
     "cluster": ("id", "members", "ca", "certificate", "key"),
 }
 _KEEPERS = ("log", "telemetry")
+_REPLICATORS = ("limits", "telemetry")
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
         self._gateways: list[Kept] = []
+        self._replicator: Kept | None = None
 
     async def serve(self) -> None:
         """Until SIGTERM or SIGINT, and then until everything has ended."""
@@ -87,7 +90,9 @@ class Supervisor:
         async with self._tasks:
             self._keeper = self._keep_keeper(self._config)
             self._gateways = self._keep_gateways(self._config)
-            announcing = self._tasks.create_task(self._announce([self._keeper, *self._gateways]))
+            self._replicator = self._keep_replicator(self._config)
+            beside = [self._replicator] if self._replicator else []
+            announcing = self._tasks.create_task(self._announce([self._keeper, *beside, *self._gateways]))
             while await self._asked_to_reload():
                 await self._reload_once()
             announcing.cancel()
@@ -111,6 +116,12 @@ class Supervisor:
     def _keep_keeper(self, config: Config) -> Kept:
         return self._keep("keeper", "keeper", partial(self._keeper_program, config), config)
 
+    def _keep_replicator(self, config: Config) -> Kept | None:
+        """None for a node that stands alone."""
+        if not config.cluster.members:
+            return None
+        return self._keep("replicator", "replicator", partial(self._replicator_program, config), config)
+
     def _keep_gateways(self, config: Config) -> list[Kept]:
         count = config.node.gateways or len(os.sched_getaffinity(0))
         return [
@@ -126,6 +137,10 @@ class Supervisor:
     def _keeper_program(self, config: Config, ready: int) -> Program:
         launch = self._launch("keeper", config, ready)
         return Program("node.keeper", launch.name, launch.encode(), (ready,), self._environment)
+
+    def _replicator_program(self, config: Config, ready: int) -> Program:
+        launch = self._launch("replicator", config, ready)
+        return Program("node.replicator", launch.name, launch.encode(), (ready,), self._environment)
 
     def _gateway_program(self, config: Config, number: int, ready: int) -> Program:
         registry, admin = self._premises.registry.fileno(), self._premises.admin.fileno()
@@ -161,7 +176,8 @@ class Supervisor:
         if self._premises.transfers:
             self._premises.transfers.close()
         await self._stop_gateways(self._gateways)
-        await self._keeper.stop(KEEPER_STOP_SECONDS)
+        beside = [self._replicator] if self._replicator else []
+        await asyncio.gather(*(each.stop(KEEPER_STOP_SECONDS) for each in (self._keeper, *beside)))
         log.info("node_stopped")
 
     async def _stop_gateways(self, gateways: Sequence[Kept], request: signal.Signals = signal.SIGTERM) -> None:
@@ -187,9 +203,12 @@ class Supervisor:
         old, self._gateways = self._gateways, gateways
         before, self._config = self._config, fresh
         self._tasks.create_task(self._stop_gateways(old, SUPERSEDED))
-        if any(getattr(before, section) != getattr(fresh, section) for section in _KEEPERS):
+        if _differ(before, fresh, _KEEPERS):
             await self._keeper.stop(KEEPER_STOP_SECONDS)
             self._keeper = self._keep_keeper(fresh)
+        if self._replicator and _differ(before, fresh, _REPLICATORS):
+            await self._replicator.stop(KEEPER_STOP_SECONDS)
+            self._replicator = self._keep_replicator(fresh)
         log.info("node_reloaded")
 
     async def _all_ready(self, kept: Sequence[Kept]) -> bool:
@@ -200,6 +219,10 @@ class Supervisor:
         except TimeoutError:
             return False
         return all(each.ready.is_set() for each in kept)
+
+
+def _differ(before: Config, fresh: Config, sections: Sequence[str]) -> bool:
+    return any(getattr(before, section) != getattr(fresh, section) for section in sections)
 
 
 async def _ready(kept: Sequence[Kept]) -> None:

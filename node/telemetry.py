@@ -13,7 +13,7 @@ import fcntl
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,6 +88,11 @@ class Metrics:
         self.fetch_seconds: Histogram = Histogram(
             "meridian_fetch_seconds", "From a blob's first request to its verified end", buckets=REQUEST_BUCKETS
         )
+        self.fetching: Gauge = gauge("meridian_fetches_in_progress", "Blobs on their way from other nodes")
+        self.fetch_flows: Gauge = gauge("meridian_fetch_flows", "Requests for parts of them that are under way")
+        self.fetch_troubles: Counter = Counter(
+            "meridian_fetch_troubles_total", "Requests for parts of blobs that did not bring them", ["cause"]
+        )
         self.restarts: Counter = Counter("meridian_process_restarts_total", "Restarts by the supervisor", ["process"])
 
 
@@ -110,6 +115,8 @@ def observe_transfer(record: TransferRecord) -> None:
     metrics().fetches.labels(record.outcome).inc()
     metrics().fetched_bytes.inc(record.received_bytes)
     metrics().fetch_seconds.observe(record.seconds)
+    for cause, count in record.troubles.items():
+        metrics().fetch_troubles.labels(cause).inc(count)
 
 
 def prepare_metrics(folder: Path) -> dict[str, str]:
@@ -193,7 +200,7 @@ def _locked(folder: Path, mode: int) -> Iterator[None]:
 
 
 class TransferRecord(Protocol):
-    """What the gateway knows of a blob's transfer once it is over."""
+    """What is known of a blob's transfer once it is over."""
 
     @property
     def outcome(self) -> str:
@@ -206,6 +213,10 @@ class TransferRecord(Protocol):
     @property
     def received_bytes(self) -> int:
         """From all of its sources."""
+
+    @property
+    def troubles(self) -> Mapping[str, int]:
+        """Requests that failed, by their cause, which is one of few words."""
 
 
 class RequestRecord(Protocol):

@@ -1,13 +1,23 @@
-"""A blob that passes through to one client and is not kept, for when the disk has no room."""
+"""Blobs that pass through, each to one client, and are not kept: for when the disk has no room."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
+from functools import partial
 
+from consensus import clock
 from consensus.names import StoreId
-from replication.sources import Gathering, Source, TransferError, TransferFalse, Wanted
+from replication.blame import Blame
+from replication.fetcher import Observe, TransferRecord
+from replication.sources import Gathering, Source, TransferError, TransferFalse, TransfersBusy, Wanted
 from replication.transfer import HELD_BACK_BYTES
+
+MAX_PASSAGES = 8
+
+log = logging.getLogger(__name__)
 
 
 class Passage:
@@ -80,10 +90,56 @@ class Passage:
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
             if self._hash.hexdigest() != self.wanted.digest.hex:
-                raise TransferFalse("what came is not what the digest says") from None
+                raise TransferFalse("what came is not what the digest says", self.wanted.digest) from None
             self._verified = True
             return
         self._hash.update(chunk)
         begin = self._gathering.offset - len(chunk)
         first = self._position + len(self._window) - begin
         self._window += memoryview(chunk)[max(first, 0) : max(self._stop - begin, 0)]
+
+
+class Passages:
+    """Those of one process."""
+
+    def __init__(self, source: Source, *, observe: Observe) -> None:
+        """`observe` is told of each."""
+        self._source = source
+        self._observe = observe
+        self._blame = Blame()
+        self._open = 0
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def open(self, wanted: Wanted, start: int, stop: int) -> Passage:
+        """A reader of the bytes from `start` to before `stop`, once the first of them are there. Raises
+        TransferError."""
+        if self._open >= MAX_PASSAGES:
+            raise TransfersBusy(f"{MAX_PASSAGES} blobs are passing through already", wanted.digest)
+        wanted = self._blame.without_suspects(wanted, clock.monotonic())
+        self._open += 1
+        passage = Passage(wanted, self._source, start, stop, closed=partial(self._closed, clock.monotonic()))
+        try:
+            await passage.ready()
+        except BaseException:
+            passage.close()
+            raise
+        return passage
+
+    async def close(self) -> None:
+        """Waits until those that were closed have let go of their sources."""
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _closed(self, began: float, passage: Passage) -> None:
+        self._open -= 1
+        task = asyncio.get_running_loop().create_task(passage.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        failure, digest, now = passage.failure, passage.wanted.digest, clock.monotonic()
+        if failure:
+            fields = {"digest": str(digest), "reason": str(failure), "stores": sorted(passage.givers)}
+            log.warning("blob_not_passed", extra=fields)
+        if isinstance(failure, TransferFalse):
+            # One that broke off in between was followed by another: not to ask either of them costs a pull or two.
+            self._blame.false(digest, passage.givers, alone=True, now=now)
+        outcome = type(failure).__name__ if failure else "passed"
+        self._observe(TransferRecord(outcome, now - began, passage.received_bytes, {}))

@@ -25,6 +25,7 @@ from replication.requests import PeerAnswer, PeerRequest
 
 MAX_CONNECTIONS = 1024
 MAX_ANSWER_BYTES = 256 * 1024
+MAX_SIZE_DIGITS = 20
 READ_AHEAD_BYTES = 256 * 1024
 CONNECT_SECONDS = 4.0
 IDENTITY_SECONDS = 3.0
@@ -181,7 +182,8 @@ def _timeout(stall_seconds: float, total_seconds: float | None = None) -> aiohtt
 def _size(found: aiohttp.ClientResponse, start: int, stop: int) -> int:
     """Of the whole blob, if what comes is what was asked for, or all of the blob that there is of it."""
     place, _, size = found.headers.get("content-range", "").removeprefix("bytes ").partition("/")
-    if found.status == 206 and size.isascii() and size.isdecimal():
-        if place == f"{start}-{min(stop, int(size)) - 1}":
-            return int(size)
+    if found.status == 206 and len(size) <= MAX_SIZE_DIGITS and size.isascii() and size.isdecimal():
+        size_bytes = int(size)
+        if place == f"{start}-{min(stop, size_bytes) - 1}":
+            return size_bytes
     raise PeerWrong(f"status {found.status} and {place[:40]!r} in answer to bytes {start} to {stop}")

@@ -128,8 +128,8 @@ class Schedule:
         return bool(self._standings) and all(standing.without for standing in self._standings.values())
 
     def next(self, needs: Sequence[int], now: float) -> Flow | None:
-        """A flow to begin; None if there is none for now. `needs` are the bytes that somebody waits for, in the order of
-        their importance."""
+        """A flow to begin; None if there is none for now. `needs` are the bytes that somebody waits for, the most
+        important first."""
         busy = len(self.flows)
         limit = max(1, min(self._tuning.target, self.most_flows))
         urgent = [piece for piece in map(self._pieces.at, needs) if self._is_open(piece)]

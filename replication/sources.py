@@ -69,9 +69,7 @@ class Stream(Protocol):
 class Source(Protocol):
     """Where blobs come from."""
 
-    def blob(
-        self, store: StoreId, digest: Digest, start: int, stop: int
-    ) -> AbstractAsyncContextManager[Stream]:
+    def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AbstractAsyncContextManager[Stream]:
         """The blob from `start` to before `stop`, as `store` has it. Raises PeerError, within a bounded time."""
 
     def distance(self, store: StoreId) -> float:

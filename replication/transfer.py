@@ -112,19 +112,18 @@ class Transfer:
         self.resumed_bytes = arrival.pieces.received_bytes
         self.arrival = arrival
         self._tell()
-        keep = True
+        resumable = False
         try:
             await self._receive(arrival)
             await arrival.commit(wanted.digest)
         except DigestMismatch as error:
-            keep = False
             raise TransferFalse(f"what came hashes to {error.actual}, not to {error.expected}", wanted.digest) from error
-        except StoreError:
-            keep = False
+        except (TransferError, asyncio.CancelledError):
+            resumable = arrival.pieces.received_bytes > 0
             raise
         finally:
             with suppress(StoreError):  # what is left is removed later
-                await (arrival.suspend() if keep and arrival.pieces.received_bytes else arrival.discard())
+                await (arrival.suspend() if resumable else arrival.discard())
 
     async def _receive(self, arrival: Arrival) -> None:
         holders, distance = self.wanted.holders, self._source.distance
@@ -154,8 +153,8 @@ class Transfer:
             self._flows[flow].cancel()
         schedule.most_flows = self.most_flows
         needs = self._needs(arrival)
-        while flow := schedule.next(needs, now):
-            self._flows[flow] = asyncio.get_running_loop().create_task(self._bring(arrival, schedule, flow))
+        while begun := schedule.next(needs, now):
+            self._flows[begun] = asyncio.get_running_loop().create_task(self._bring(arrival, schedule, begun))
         if schedule.hopeless(now):
             if schedule.lost:
                 raise BlobNowhere("none of the stores that should hold the blob has it", self.wanted.digest)

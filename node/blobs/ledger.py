@@ -61,4 +61,4 @@ def write_entry(descriptor: int, piece: int, received: int, checksum: int) -> No
 def read_entries(descriptor: int, count: int) -> list[tuple[int, int]]:
     """(bytes received, CRC-32) of each piece; those never written are (0, 0). Raises OSError."""
     content = os.pread(descriptor, count * _ENTRY.size, HEAD_BYTES).ljust(count * _ENTRY.size, b"\0")
-    return list(_ENTRY.iter_unpack(content))  # type: ignore[arg-type]
+    return list(_ENTRY.iter_unpack(content))

@@ -133,11 +133,6 @@ class HeldUpload:
         """Whether the bytes have become a blob."""
         return self._committed is not None
 
-    def duplicate(self) -> int:
-        """Another descriptor of the bytes, which the caller closes; it outlives the upload. Raises StoreFailed."""
-        with disk_errors("opening an upload"):
-            return os.dup(self._data)
-
     def append(self, chunks: Sequence[bytes]) -> None:
         """All of `chunks` or none. Raises StoreFull, StoreFailed, and the same ever after."""
         self._require_sound()

@@ -1,7 +1,4 @@
-"""Uploads as folders of one folder, shared by every gateway process of the node: `<uuid>/data` and `<uuid>/state`.
-
-Blobs that arrive from other nodes are received in the same way, in a folder of their own.
-"""
+"""Uploads as folders of one folder, shared by every gateway process of the node: `<uuid>/data` and `<uuid>/state`."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from typing import Any, TypeVar
 from consensus import clock, entropy
 from consensus.names import Digest
 from node.blobs import jobs
-from node.blobs.filesystem import FileReader, FilesystemStore, disk_errors
+from node.blobs.filesystem import FilesystemStore, disk_errors
 from node.blobs.hashing import ALGORITHMS
 from node.blobs.session import HeldUpload, discard
 from replication.stores import StoreError, StoreRefused, UploadBusy, UploadNotFound
@@ -31,7 +28,7 @@ T = TypeVar("T")
 
 
 class FilesystemUpload:
-    """An Upload and an Arrival. Chunks are gathered to about 1 MiB and then written and hashed in one job; meanwhile
+    """An Upload. Chunks are gathered to about 1 MiB and then written and hashed in one job; meanwhile
     the next are gathered, and `write` waits for it when those are enough too: at most about 2 MiB are in memory."""
 
     def __init__(self, store: FilesystemStore, folder: Path, held: HeldUpload) -> None:
@@ -77,16 +74,6 @@ class FilesystemUpload:
         except StoreError:
             self._failure_told = True
             raise
-
-    async def flush(self) -> int:
-        """See Arrival."""
-        self._require_holding()
-        await jobs.finished(self._queue(partial(self._held.append, self._take_gathered())))
-        return self._held.offset
-
-    def reader(self, size_bytes: int) -> FileReader:
-        """See Arrival."""
-        return FileReader(self._store, self._held.duplicate(), size_bytes)
 
     async def suspend(self) -> None:
         """See Upload."""

@@ -121,8 +121,9 @@ async def _open_registry(
         from node.gateway.surroundings import connect  # the client for other nodes: only who needs it loads it
 
         around = await connect(launch, identity, blobs, stack)
+        health.replicator = around.replicator.status
     if launch.number == 0:
-        keeping = keep_house(uploads, health, around.arrivals if around else None)
+        keeping = keep_house(uploads, health)
         stack.push_async_callback(_cancel, asyncio.create_task(keeping))
     freshness = None
     if config.cluster.members:
@@ -136,7 +137,7 @@ async def _open_registry(
         tokens=UploadTokens(identity.node_id, identity.upload_secret),
         config=config,
         freshness=freshness,
-        fetcher=around.fetcher if around else None,
+        elsewhere=around.elsewhere if around else None,
     )
     return registry, around
 

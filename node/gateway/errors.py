@@ -13,8 +13,8 @@
     ├── UploadBusy            409 BLOB_UPLOAD_INVALID, Retry-After
     ├── DigestMismatch        400 DIGEST_INVALID
     └── StoreFull             507 STORAGE_FULL
-    TransferError             replication.sources; 503 UNAVAILABLE, Retry-After
-    └── BlobNowhere           404 BLOB_UNKNOWN
+    TransferError             replication.sources; 503 UNAVAILABLE, Retry-After, names what is missing
+    └── BlobNowhere           the same, later: the log knows the blob, so that it is not there is a loss
     PeerError                 replication.directory; 503 UNAVAILABLE, Retry-After
     AccessDenied              node.access
     ├── Unauthenticated       401 UNAUTHORIZED, WWW-Authenticate
@@ -112,7 +112,7 @@ RULES: dict[type[BaseException], Rule] = {
     stores.DigestMismatch: Rule(400, "DIGEST_INVALID"),
     stores.StoreFull: _FULL,
     sources.TransferError: Rule(503, "UNAVAILABLE", 2, "the blob cannot be brought here at the moment; try again"),
-    sources.BlobNowhere: Rule(404, "BLOB_UNKNOWN", 0, "no store has the blob any more", logged=True),
+    sources.BlobNowhere: Rule(503, "UNAVAILABLE", 30, "none of the stores that should hold the blob has it"),
     directory.PeerError: Rule(503, "UNAVAILABLE", 2, "another node did not answer; try again", logged=True),
     access.Unauthenticated: Rule(401, "UNAUTHORIZED"),
     access.AccessDenied: Rule(403, "DENIED"),
@@ -182,6 +182,8 @@ def _detail(request: Request, error: Exception, rule: Rule) -> dict[str, Any] | 
             return _detail(request, error.invalid, rule)
         case errors.ManifestUnknown():
             return {"reference": str(error.reference)}
+        case sources.TransferError() if error.digest:
+            return {"digest": str(error.digest), "reason": str(error), "request_id": request.request_id}
         case errors.BlobUnknown() | errors.BlobElsewhere():
             return {"digest": str(error.digest)}
         case errors.BlobInUse():

@@ -12,14 +12,12 @@ from replication.stores import StoreError, UploadStore
 
 LOOK_SECONDS = 5.0
 MAX_REAP_SECONDS = 60.0
-ARRIVAL_IDLE_SECONDS = 60.0  # one that is under way is held, however slow it is
 
 log = logging.getLogger(__name__)
 
 
-async def keep_house(uploads: UploadStore, health: Health, arrivals: UploadStore | None = None) -> None:
-    """Until cancelled. What the disk refuses is logged and tried again later. `arrivals` are blobs on their way here:
-    what a process that was killed left of them is removed."""
+async def keep_house(uploads: UploadStore, health: Health) -> None:
+    """Until cancelled. What the disk refuses is logged and tried again later."""
     idle_seconds = health.launch.config.limits.upload_idle_seconds
     every_seconds = min(MAX_REAP_SECONDS, idle_seconds / 4)
     reaped_at = clock.monotonic()
@@ -29,8 +27,6 @@ async def keep_house(uploads: UploadStore, health: Health, arrivals: UploadStore
                 reaped_at = clock.monotonic()
                 if reaped := await uploads.reap(idle_seconds):
                     log.info("uploads_reaped", extra={"uploads": reaped})
-                if arrivals and (reaped := await arrivals.reap(ARRIVAL_IDLE_SECONDS)):
-                    log.info("arrivals_reaped", extra={"arrivals": reaped})
             telemetry.metrics().uploads.set(await uploads.count())
             telemetry.metrics().free_bytes.set(health.free_bytes())
         except (StoreError, OSError) as error:

@@ -10,47 +10,50 @@ from dataclasses import dataclass
 import msgspec
 
 from node import telemetry
+from node.blobs.arrivals import FilesystemArrivals
 from node.blobs.filesystem import FilesystemStore
-from node.blobs.uploads import FilesystemUploads
 from node.config import Config, Limits
-from node.credentials import Admission, asking_context, serving_context
+from node.credentials import Admission, serving_context
 from node.gateway.app import Observer
+from node.gateway.elsewhere import Elsewhere
 from node.gateway.forwarding import Forwarder
 from node.gateway.server import HttpServer
 from node.gateway.transfers import Introduction, create_transfers_app
 from node.identity import Identity
 from node.launch import Launch
+from node.members import other_members
 from node.registry import Registry
-from replication.fetcher import Fetcher
-from replication.peers import Peers
+from node.replicator.rpc import ReplicatorClient
+from replication.passage import Passages
 
 MAX_CONNECTIONS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The ways to the other nodes, for bytes and for requests, and what they are told of this one. `arrivals` are blobs
-    on their way in."""
+    """The ways to the other nodes, for bytes and for requests, and what they are told of this one."""
 
     introduction: Introduction
-    fetcher: Fetcher
+    elsewhere: Elsewhere
     forwarder: Forwarder
-    arrivals: FilesystemUploads
+    replicator: ReplicatorClient
 
 
 async def connect(launch: Launch, identity: Identity, blobs: FilesystemStore, stack: AsyncExitStack) -> Surroundings:
-    """Needs none of them to be there. Raises StoreError, OSError."""
+    """Needs none of them to be there, nor the replicator. Raises StoreError, OSError."""
     config = launch.config
     arrivals = await asyncio.to_thread(
-        FilesystemUploads.open, config.data / "arrivals", blobs, incarnation=launch.incarnation
+        FilesystemArrivals.open, config.data / "arrivals", blobs, incarnation=launch.incarnation
     )
-    addresses = config.cluster.transfer_addresses
-    del addresses[config.node.name]
-    peers = Peers(addresses, config.cluster.id, asking_context(config.cluster))
+    peers = other_members(config)
     stack.push_async_callback(peers.close)
-    fetcher = await stack.enter_async_context(Fetcher(peers, blobs, arrivals, observe=telemetry.observe_transfer))
+    passages = Passages(peers, observe=telemetry.observe_transfer)
+    stack.push_async_callback(passages.close)
+    replicator = ReplicatorClient(launch.replicator_socket)
+    stack.push_async_callback(replicator.close)
+    elsewhere = Elsewhere(replicator, passages, blobs=blobs, arrivals=arrivals)
     introduction = Introduction.of(identity, config)
-    return Surroundings(introduction, fetcher, Forwarder(peers, identity.node_id), arrivals)
+    return Surroundings(introduction, elsewhere, Forwarder(peers, identity.node_id), replicator)
 
 
 async def serve_transfers(

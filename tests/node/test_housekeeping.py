@@ -10,19 +10,18 @@ from node import telemetry
 from node.admin import Health
 from node.blobs.memory import MemoryStore, MemoryUploads
 from node.config import Config, Limits, Node
-from node.gateway import housekeeping
 from node.gateway.housekeeping import keep_house
 from node.launch import Launch
 from node.rpc import KeeperClient
 
 
 @asynccontextmanager
-async def house(data: Path, arrivals: MemoryUploads | None = None) -> AsyncIterator[MemoryUploads]:
+async def house(data: Path) -> AsyncIterator[MemoryUploads]:
     config = Config(node=Node(data=str(data)), limits=Limits(upload_idle_seconds=0.2))
     launch = Launch(name="g", config=config, runtime=str(data), incarnation="0", started_ms=0, ready_descriptor=-1)
     uploads = MemoryUploads(MemoryStore(StoreId("0" * 32)))
     keeper = KeeperClient(launch.keeper_socket)
-    keeping = asyncio.create_task(keep_house(uploads, Health(launch, keeper), arrivals))
+    keeping = asyncio.create_task(keep_house(uploads, Health(launch, keeper)))
     try:
         async with asyncio.timeout(20):
             yield uploads
@@ -39,19 +38,6 @@ async def test_idle_uploads_are_removed_and_gauges_kept(tmp_path: Path) -> None:
             await asyncio.sleep(0.02)
         [sample] = next(iter(telemetry.metrics().free_bytes.collect())).samples
         assert sample.value > 0
-
-
-async def test_what_a_killed_process_left_of_blobs_on_their_way_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(housekeeping, "ARRIVAL_IDLE_SECONDS", 0.0)
-    arrivals = MemoryUploads(MemoryStore(StoreId("0" * 32)))
-    coming = await arrivals.begin()
-    await (await arrivals.begin()).suspend()
-    async with house(tmp_path, arrivals):
-        while await arrivals.count() > 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        await coming.write(b"still held")
 
 
 async def test_what_the_disk_refuses_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,18 +21,19 @@ NODE_ID = "f" * 32
 
 @dataclass
 class Giving:
-    """A request for a blob, from `offset` on. `go_on` is the test's to set."""
+    """A request for a blob from `offset` to before `stop`. `go_on` is the test's to set."""
 
     offset: int
+    stop: int
     send: Send
     go_on: asyncio.Event
 
     async def begin(self, size: int) -> None:
         """The head of a right answer to a request for a blob of that size."""
-        headers = [(b"content-length", b"%d" % (size - self.offset))]
-        if self.offset:
-            headers.append((b"content-range", b"bytes %d-%d/%d" % (self.offset, size - 1, size)))
-        await self.send({"type": "http.response.start", "status": 206 if self.offset else 200, "headers": headers})
+        stop = min(self.stop, size)
+        headers = [(b"content-length", b"%d" % (stop - self.offset))]
+        headers.append((b"content-range", b"bytes %d-%d/%d" % (self.offset, stop - 1, size)))
+        await self.send({"type": "http.response.start", "status": 206, "headers": headers})
 
     async def give(self, body: bytes, *, more: bool = True) -> None:
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
@@ -63,10 +64,9 @@ class FalseMember:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         elif path.startswith("/meridian/v1/blobs/"):
-            range_ = dict(scope["headers"]).get(b"range", b"bytes=0-")
-            offset = int(range_.removeprefix(b"bytes=").removesuffix(b"-"))
-            self.offsets.append(offset)
-            await self.give(Giving(offset, send, self.go_on))
+            first, last = map(int, dict(scope["headers"])[b"range"].removeprefix(b"bytes=").split(b"-"))
+            self.offsets.append(first)
+            await self.give(Giving(first, last + 1, send, self.go_on))
         elif self.answer:
             await self.answer(scope, receive, send)
 

@@ -33,7 +33,9 @@ from node.gateway.surroundings import Surroundings, connect, serve_transfers
 from node.identity import Identity
 from node.launch import Launch
 from node.registry import Registry
+from node.replicator.replicating import replicating
 from node.tokens import UploadTokens
+from replication.fetcher import Fetcher
 from tests.node.gateway.rig import CLUSTER_ID as STATE_ID
 from tests.node.gateway.rig import Records, digest_of
 from tests.node.member_certificates import CLUSTER_ID, CertificateAuthority, Issued
@@ -52,6 +54,7 @@ class Region:
     proposer: Proposer
     blobs: FilesystemStore
     around: Surroundings
+    fetcher: Fetcher
     records: Records = field(default_factory=Records)
     peer_records: Records = field(default_factory=Records)
     port: int = field(init=False)
@@ -169,6 +172,7 @@ class Cluster:
             views = Views(data / "state")
             stack.callback(views.close)
             proposer = Proposer(await stack.enter_async_context(Replica.open(log, state)), name)
+            fetcher = await stack.enter_async_context(replicating(launch, blobs))
             around = await connect(launch, identity, blobs, stack)
             registry = Registry(
                 views=views,
@@ -177,10 +181,10 @@ class Cluster:
                 uploads=uploads,
                 tokens=UploadTokens(identity.node_id, identity.upload_secret),
                 config=config,
-                fetcher=around.fetcher,
+                elsewhere=around.elsewhere,
             )
             yield await stack.enter_async_context(
-                _served(launch, registry, Region(name, config, identity, data, proposer, blobs, around))
+                _served(launch, registry, Region(name, config, identity, data, proposer, blobs, around, fetcher))
             )
 
 

@@ -1,0 +1,58 @@
+"""Blobs that are not here, for one gateway: by way of the node's replicator, and past it where there is no room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from node.blobs.arrivals import FilesystemArrivals
+from node.blobs.filesystem import FilesystemStore
+from node.gateway.following import Follower
+from node.replicator.rpc import ReplicatorClient
+from replication.passage import Passages
+from replication.sources import TransferFalse, Wanted
+from replication.stores import BlobReader, StoreError
+
+ATTEMPTS = 4  # each of the others means that a holder gave wrong bytes
+
+
+class Elsewhere:
+    """See node.registry.BlobsElsewhere."""
+
+    def __init__(
+        self,
+        replicator: ReplicatorClient,
+        passages: Passages,
+        *,
+        blobs: FilesystemStore,
+        arrivals: FilesystemArrivals,
+    ) -> None:
+        self._replicator = replicator
+        self._passages = passages
+        self._blobs = blobs
+        self._arrivals = arrivals
+
+    async def open(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
+        """A reader of the bytes from `start` to before `stop`, in order; returns once the first of them can be read.
+        Later ones are waited for as they are read, and the last ones come only if all of the blob was right: `read`
+        raises TransferError otherwise. Raises TransferError, StoreError."""
+        for attempt in range(ATTEMPTS):
+            follower = Follower(self._replicator, self._blobs, self._arrivals, wanted, start=start, stop=stop)
+            try:
+                await follower.ready()
+            except TransferFalse:  # of which nobody here has seen anything
+                follower.close()
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except StoreError:
+                follower.close()
+                return await self._passages.open(wanted, start, stop)
+            except BaseException:
+                follower.close()
+                raise
+            else:
+                return follower
+        raise AssertionError
+
+    async def ahead(self, wanted: Sequence[Wanted]) -> None:
+        """These are likely to be asked for soon."""
+        await self._replicator.ahead(wanted)

@@ -117,7 +117,9 @@ class Transfer:
             await self._receive(arrival)
             await arrival.commit(wanted.digest)
         except DigestMismatch as error:
-            raise TransferFalse(f"what came hashes to {error.actual}, not to {error.expected}", wanted.digest) from error
+            raise TransferFalse(
+                f"what came hashes to {error.actual}, not to {error.expected}", wanted.digest
+            ) from error
         except (TransferError, asyncio.CancelledError):
             resumable = arrival.pieces.received_bytes > 0
             raise

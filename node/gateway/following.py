@@ -62,8 +62,7 @@ class Follower:
     async def read(self, offset: int, length: int) -> bytes:
         """See BlobReader. Waits for what has not come yet; raises TransferError too."""
         limit = await self._readable(offset)
-        if self._reader is None or offset >= self._stop:
-            return b""
+        assert self._reader
         self.given = True
         return await self._reader.read(offset, min(length, limit - offset))
 
@@ -110,12 +109,16 @@ class Follower:
         match message:
             case ("arrival", arrival_id, limit):
                 await self._take(arrival_id)
-                self._limit = max(self._limit, limit)
+                self._reach(limit)
             case ("limit", limit):
-                self._limit = max(self._limit, limit)
+                self._reach(limit)
             case ("whole", arrival_id):
                 await self._take_whole(arrival_id)
                 self._limit, self._whole = self._stop, True
+
+    def _reach(self, limit: int) -> None:
+        if self._reader:
+            self._limit = max(self._limit, limit)
 
     async def _take(self, arrival_id: str) -> None:
         """What comes is in this arrival."""

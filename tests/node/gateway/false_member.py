@@ -27,6 +27,7 @@ class Giving:
     stop: int
     send: Send
     go_on: asyncio.Event
+    given: int = 0
 
     async def begin(self, size: int) -> None:
         """The head of a right answer to a request for a blob of that size."""
@@ -34,6 +35,21 @@ class Giving:
         headers = [(b"content-length", b"%d" % (stop - self.offset))]
         headers.append((b"content-range", b"bytes %d-%d/%d" % (self.offset, stop - 1, size)))
         await self.send({"type": "http.response.start", "status": 206, "headers": headers})
+
+    async def give_all(self, content: bytes) -> None:
+        """A right answer."""
+        await self.begin(len(content))
+        await self.give(content[self.offset : self.stop], more=False)
+
+    async def give_some(self, content: bytes, upto: int) -> None:
+        """The beginning of a right answer, up to a byte of the blob; `give_rest` follows."""
+        await self.begin(len(content))
+        self.given = max(self.offset, min(upto, self.stop))
+        await self.give(content[self.offset : self.given])
+
+    async def give_rest(self, content: bytes) -> None:
+        """The end of an answer that `give_some` began."""
+        await self.give(content[self.given : self.stop], more=False)
 
     async def give(self, body: bytes, *, more: bool = True) -> None:
         await self.send({"type": "http.response.body", "body": body, "more_body": more})

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -36,6 +36,7 @@ from node.registry import Registry
 from node.replicator.replicating import replicating
 from node.tokens import UploadTokens
 from replication.fetcher import Fetcher
+from replication.peers import Peers
 from tests.node.gateway.rig import CLUSTER_ID as STATE_ID
 from tests.node.gateway.rig import Records, digest_of
 from tests.node.member_certificates import CLUSTER_ID, CertificateAuthority, Issued
@@ -89,6 +90,11 @@ class Region:
     def arrivals(self) -> int:
         """Blobs on their way in."""
         return len(list((self.folder / "arrivals").iterdir()))
+
+    def prefer(self, *stores: StoreId) -> None:
+        """From now on these stores are the nearest, the first most of all."""
+        peers = cast(Peers, self.fetcher._source)
+        peers.distance = lambda store: stores.index(store) / 100 if store in stores else 1.0  # type: ignore[method-assign]
 
     async def stop_transfers(self) -> None:
         """The others cannot reach it any more; what is under way is cut off."""

@@ -11,7 +11,7 @@ import pytest
 
 from consensus.names import StoreId
 from replication.transfer import HELD_BACK_BYTES
-from tests.node.gateway.false_member import Giving, false_member
+from tests.node.gateway.false_member import FalseMember, Giving, false_member
 from tests.node.gateway.regions import REPOSITORY, Cluster, Region, peak_memory, two_regions
 from tests.node.gateway.rig import code, digest_of
 from tests.node.http_server import on_uvloop
@@ -69,10 +69,9 @@ async def test_the_first_bytes_come_before_the_last_are_there(cluster: Cluster) 
     content = noise(2 * MIB, "early")
 
     async def half_first(giving: Giving) -> None:
-        await giving.begin(len(content))
-        await giving.give(content[:MIB])
+        await giving.give_some(content, MIB)
         await giving.go_on.wait()
-        await giving.give(content[MIB:], more=False)
+        await giving.give_rest(content)
 
     async with false_member(cluster, "ap", half_first) as ap, two_regions(cluster) as (_, us):
         digest = await us.learn(content, ap.store)
@@ -91,13 +90,13 @@ async def test_another_holder_goes_on_where_the_first_broke_off(cluster: Cluster
     content = noise(3 * MIB, "broken off")
 
     async def a_part(giving: Giving) -> None:
-        await giving.begin(len(content))
-        await giving.give(content[giving.offset : giving.offset + MIB])
+        await giving.give_some(content, giving.offset + MIB)
         raise ConnectionError("on purpose")
 
     async with false_member(cluster, "ap", a_part) as ap, two_regions(cluster) as (eu, us):
         digest = await eu.push(content)
         await us.learn(content, ap.store, eu.store)
+        us.prefer(ap.store, eu.store)
         answer = await us.client.get(url(digest))
         assert answer.content == content
         assert ap.offsets == [0]
@@ -110,27 +109,27 @@ async def test_one_holder_that_keeps_breaking_off_is_enough_while_it_gives_somet
     content = noise(3 * MIB, "flapping")
 
     async def a_part(giving: Giving) -> None:
-        await giving.begin(len(content))
-        end = giving.offset + MIB
-        await giving.give(content[giving.offset : end], more=end < len(content))
-        if end < len(content):
+        await giving.give_some(content, giving.offset + MIB)
+        if giving.given < len(content):
             raise ConnectionError("on purpose")
+        await giving.give_rest(content)
 
     async with false_member(cluster, "ap", a_part) as ap, two_regions(cluster) as (_, us):
         digest = await us.learn(content, ap.store)
         assert (await us.client.get(url(digest))).content == content
-        assert len(ap.offsets) == 3
-        assert ap.offsets == sorted(ap.offsets)
+        assert ap.offsets == sorted(set(ap.offsets))
+        assert len(ap.offsets) >= 3
 
 
-async def cut_off(us: Region, digest: str, **headers: str) -> bytes:
-    """What comes of a body that is cut off."""
+async def cut_off(us: Region, digest: str, giver: FalseMember, **headers: str) -> bytes:
+    """What comes of a body that is cut off; the giver goes on once some of it has."""
     received = b""
     async with us.client.stream("GET", url(digest), headers=headers) as answer:
         assert answer.status_code in {200, 206}
         try:
             async for chunk in answer.aiter_raw():
                 received += chunk
+                giver.go_on.set()
         except httpx.TransportError:
             return received
     raise AssertionError("all of it came")
@@ -142,12 +141,13 @@ async def test_wrong_bytes_are_neither_given_out_as_the_blob_nor_kept(cluster: C
     wrong = content[:-1] + bytes([content[-1] ^ 1])
 
     async def lie(giving: Giving) -> None:
-        await giving.begin(len(wrong))
-        await giving.give(wrong, more=False)
+        await giving.give_some(wrong, MIB)
+        await giving.go_on.wait()
+        await giving.give_rest(wrong)
 
     async with false_member(cluster, "ap", lie) as ap, two_regions(cluster) as (eu, us):
         digest = await us.learn(content, ap.store)
-        received = await cut_off(us, digest)
+        received = await cut_off(us, digest, ap)
         assert content.startswith(received)
         assert len(received) <= len(content) - HELD_BACK_BYTES
         assert not await us.holds(digest)
@@ -155,10 +155,12 @@ async def test_wrong_bytes_are_neither_given_out_as_the_blob_nor_kept(cluster: C
         # It is not asked again for a while, and another one is believed.
         answer = await us.client.get(url(digest))
         assert (answer.status_code, code(answer)) == (503, "UNAVAILABLE")
-        assert len(ap.offsets) == 1
+        assert set(ap.offsets) <= {0, MIB}
+        asked = len(ap.offsets)
         await eu.push(content)
         await us.learn(content, eu.store)
         assert (await us.client.get(url(digest))).content == content
+        assert len(ap.offsets) == asked
 
 
 @on_uvloop
@@ -166,12 +168,13 @@ async def test_a_range_of_a_wrong_blob_does_not_come_whole_either(cluster: Clust
     content = noise(2 * MIB, "range right")
 
     async def lie(giving: Giving) -> None:
-        await giving.begin(len(content))
-        await giving.give(content[:MIB] + content[:MIB], more=False)
+        await giving.give_some(content, MIB)
+        await giving.go_on.wait()
+        await giving.give_rest(content[:MIB] + content[:MIB])
 
     async with false_member(cluster, "ap", lie) as ap, two_regions(cluster) as (_, us):
         digest = await us.learn(content, ap.store)
-        received = await cut_off(us, digest, range="bytes=100-999999")
+        received = await cut_off(us, digest, ap, range="bytes=100-999999")
         assert content[100:1000000].startswith(received)
         us.fetcher._blame._suspects.clear()
         answer = await us.client.get(url(digest), headers={"range": "bytes=100-199"})
@@ -184,12 +187,12 @@ async def test_a_holder_of_something_of_another_size_is_passed_over(cluster: Clu
     content = noise(MIB, f"size {size}")
 
     async def other(giving: Giving) -> None:
-        await giving.begin(len(content) + size)
-        await giving.give(content + b"x" * size, more=False)
+        await giving.give_all(content[: len(content) + size] + b"x" * size)
 
     async with false_member(cluster, "ap", other) as ap, two_regions(cluster) as (eu, us):
         digest = await eu.push(content)
         await us.learn(content, ap.store, eu.store)
+        us.prefer(ap.store, eu.store)
         assert (await us.client.get(url(digest))).content == content
         assert ap.offsets == [0]
 
@@ -216,17 +219,19 @@ async def test_a_head_brings_nothing_here(cluster: Cluster) -> None:
         answer = await us.client.head(url(digest))
         assert (answer.status_code, answer.headers["content-length"]) == (200, "1000")
         assert not await us.holds(digest)
-        assert not eu.peer_records.ended
+        assert "held_blob" not in routes(eu)
 
 
 @on_uvloop
-async def test_a_blob_that_no_holder_gives(cluster: Cluster) -> None:
+async def test_a_blob_that_no_holder_gives(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     content = noise(1000, "nobody")
     cluster.add("ap").listener.close()
     async with two_regions(cluster) as (eu, us):
         digest = await us.learn(content, eu.store)
-        nowhere = await us.client.get(url(digest))
-        assert (nowhere.status_code, code(nowhere)) == (404, "BLOB_UNKNOWN")
+        lost = await us.client.get(url(digest))
+        assert (lost.status_code, code(lost)) == (503, "UNAVAILABLE")
+        assert lost.json()["errors"][0]["detail"]["digest"] == digest
+        assert "blob_lost" in caplog.text
         await us.learn(content, StoreId("9" * 32))  # of a member that does not run
         later = await us.client.get(url(digest))
         assert (later.status_code, code(later)) == (503, "UNAVAILABLE")
@@ -243,10 +248,9 @@ async def test_a_blob_goes_on_coming_when_who_asked_first_has_gone(cluster: Clus
     content = noise(4 * MIB, "gone")
 
     async def in_two(giving: Giving) -> None:
-        await giving.begin(len(content))
-        await giving.give(content[: 2 * MIB])
+        await giving.give_some(content, 2 * MIB)
         await giving.go_on.wait()
-        await giving.give(content[2 * MIB :], more=False)
+        await giving.give_rest(content)
 
     async with false_member(cluster, "ap", in_two) as ap, two_regions(cluster) as (_, us):
         digest = await us.learn(content, ap.store)
@@ -258,7 +262,7 @@ async def test_a_blob_goes_on_coming_when_who_asked_first_has_gone(cluster: Clus
         await recorded(lambda: us.records.begun == 2)
         ap.go_on.set()
         assert (await second).content == content
-        assert ap.offsets == [0]
+        assert set(ap.offsets) <= {0, 2 * MIB}  # another try where the first seems to be stuck
         assert await us.holds(digest)
 
 
@@ -300,14 +304,14 @@ async def test_wrong_bytes_do_not_pass_through_a_full_disk(cluster: Cluster) -> 
     content = noise(2 * MIB, "full and wrong")
 
     async def lie(giving: Giving) -> None:
-        await giving.begin(len(content))
-        await giving.give(content[:MIB])
-        await giving.give(content[:MIB], more=False)
+        await giving.give_some(content, MIB)
+        await giving.go_on.wait()
+        await giving.give_rest(content[:MIB] * 2)
 
     async with false_member(cluster, "ap", lie) as ap, two_regions(cluster) as (_, us):
         digest = await us.learn(content, ap.store)
         us.blobs._free_bytes = 2**62
-        received = await cut_off(us, digest)
+        received = await cut_off(us, digest, ap)
         assert len(received) <= len(content) - HELD_BACK_BYTES
         assert (await us.client.get(url(digest), headers={"range": "bytes=0-9"})).status_code == 503
 
@@ -318,8 +322,8 @@ async def test_a_hundred_megabytes_take_little_memory(cluster: Cluster) -> None:
 
     async def give(giving: Giving) -> None:
         await giving.begin(size)
-        for number in range(size // MIB):
-            await giving.give(piece, more=number < size // MIB - 1)
+        for at in range(giving.offset, giving.stop, MIB):
+            await giving.give(piece, more=at + MIB < giving.stop)
 
     running = hashlib.sha256()
     for _ in range(size // MIB):

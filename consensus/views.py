@@ -41,6 +41,14 @@ _HOLDERS = (
     "SELECT s.name FROM blobs b CROSS JOIN holders h ON h.blob = b.id CROSS JOIN stores s ON s.id = h.store"
     " WHERE b.digest = ? ORDER BY h.store"
 )
+_NAMING = (
+    "SELECT content, repository FROM manifest_blobs WHERE repository = (SELECT id FROM repositories WHERE name = ?)"
+    " AND blob = (SELECT id FROM blobs WHERE digest = ?) ORDER BY content DESC LIMIT ?"
+)
+_NAMED = (
+    "SELECT b.digest, b.size_bytes FROM manifest_blobs m CROSS JOIN blobs b ON b.id = m.blob"
+    " WHERE m.content = ? AND m.repository = ? LIMIT ?"
+)
 _TAGS = "SELECT name FROM tags WHERE repository = ? AND name > ? ORDER BY name LIMIT ?"
 _REPOSITORIES = "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?"
 _REFERRERS = (
@@ -53,6 +61,8 @@ _ALL_REFERRERS = f"{_REFERRERS} ORDER BY f.digest LIMIT ?4"
 _REFERRERS_OF_TYPE = f"{_REFERRERS} AND f.artifact_type = ?5 ORDER BY f.digest LIMIT ?4"
 _LINKED = "SELECT digest FROM blobs CROSS JOIN links ON blob = id AND repository = ? WHERE digest IN"
 _PRESENT = "SELECT digest FROM contents CROSS JOIN manifests ON content = id AND repository = ? WHERE digest IN"
+
+MAX_NAMING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,18 @@ class Views:
     def holders(self, digest: Digest) -> list[StoreId]:
         """The stores that hold a blob, whichever repository has it: only for who may see one that does."""
         return [StoreId(name) for name in _names(self._reader.connection(), _HOLDERS, digest.packed)]
+
+    def companions(self, repository: RepositoryName, digest: Digest, limit: int) -> list[tuple[Digest, int]]:
+        """Up to `limit` blobs, with their sizes, that the newest manifest of this repository names beside this one.
+        Empty if more than MAX_NAMING name it: then it says little about which of them somebody is after."""
+        naming = (
+            self._reader.connection().execute(_NAMING, (repository.value, digest.packed, MAX_NAMING + 1)).fetchall()
+        )
+        if not 0 < len(naming) <= MAX_NAMING:
+            return []
+        rows = self._reader.connection().execute(_NAMED, (*naming[0], limit + 1)).fetchall()
+        found = [(Digest.from_bytes(packed), size_bytes) for packed, size_bytes in rows]
+        return [each for each in found if each[0] != digest][:limit]
 
     def tags(self, repository: RepositoryName, after: str | None, limit: int) -> list[str] | None:
         """Up to `limit` tags that follow `after` in ASCII order; None if the repository is unknown."""

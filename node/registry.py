@@ -57,6 +57,7 @@ _INLINE_BYTES = 64 * 1024  # a manifest up to here is parsed on the event loop: 
 _ATTEMPTS = 5  # at a tag that others move, and at parts that others drive out
 _STAGING = 2  # manifests in parts at once: the state keeps the parts of sixteen, whichever gateway they come from
 _TURN_SECONDS = 15.0
+_COMPANIONS = 64  # blobs of an image that are fetched when one of them is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class BlobsElsewhere(Protocol):
     async def open(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
         """See Registry.open_blob. Raises TransferError, StoreError."""
 
-    async def ahead(self, wanted: Sequence[Wanted]) -> None:
+    def ahead(self, wanted: Sequence[Wanted]) -> None:
         """These are likely to be asked for soon; some of them may be here."""
 
 
@@ -196,16 +197,20 @@ class Registry:
             raise BlobUnknown(repository, digest)
         return view
 
-    async def open_blob(self, digest: Digest, size_bytes: int, start: int, stop: int) -> BlobReader:
+    async def open_blob(
+        self, repository: RepositoryName, digest: Digest, size_bytes: int, start: int, stop: int
+    ) -> BlobReader:
         """The bytes from `start` to before `stop`, in order, of a blob that was just found in a repository; the caller
         closes it. What is not here comes from where it is: it is returned once the first bytes can be read, and its
-        `read` waits for the others, and raises TransferError if they do not come or are not right. Raises BlobElsewhere
-        where there are no others to ask, TransferError."""
+        `read` waits for the others, and raises TransferError if they do not come or are not right. The other blobs of
+        its image come too, then. Raises BlobElsewhere where there are no others to ask, TransferError."""
         try:
             return await self._blobs.open(digest)
         except BlobNotFound as error:
             if self._elsewhere is None:
                 raise BlobElsewhere(digest) from error
+        companions = self._views.companions(repository, digest, _COMPANIONS)
+        self._elsewhere.ahead([self._wanted(*companion) for companion in companions])
         return await self._elsewhere.open(self._wanted(digest, size_bytes), start, stop)
 
     async def open_held(self, digest: Digest) -> BlobReader:

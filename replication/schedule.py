@@ -30,9 +30,11 @@ PATIENCE_SECONDS = 10.0  # holders are tried again for so long after something h
 
 SILENCE_SECONDS = 1.0  # then a second flow is begun
 WINDOW_SECONDS = 2.0  # over which a flow's rate is looked at
-TARDY_SHARE = 0.25  # of the rate that flows have lately had
+TARDY_SHARE = 0.25  # of the rate that flows have on average
+TARDY_SECONDS = 5.0  # that the last pieces may still take, where another holder could be asked for them
 ANSWER_SECONDS = 5.0  # without any byte: then a flow is cut
 STALL_SECONDS = 10.0  # of silence after some, or of less than STALL_RATE: too
+MOST_BACKLOG_SECONDS = 30.0  # more of either, while that much may be waiting on its way
 STALL_RATE = 1024.0  # bytes per second
 
 TUNE_SECONDS = 1.0
@@ -119,7 +121,6 @@ class Schedule:
         self._distance = distance
         self._spread = spread
         self._progress_at: float | None = None
-        self._pace = 0.0  # bytes per second of one flow, lately
         self._tuning = _Tuning()
 
     @property
@@ -158,15 +159,12 @@ class Schedule:
         self.flows.discard(flow)
         standing = self._standings[flow.holder]
         standing.flows -= 1
-        if trouble is None and now > flow.began:
-            rate = (flow.position - flow.start) / (now - flow.began)
-            self._pace += 0.25 * (rate - self._pace) if self._pace else rate
-        elif trouble is Trouble.NOT_HELD:
+        if trouble is Trouble.NOT_HELD:
             standing.without = True
         elif trouble is Trouble.WRONG:
             standing.wrong = True
         elif trouble is Trouble.OVERTAKEN:
-            standing.overtaken += self._is_tardy(flow, now)
+            standing.overtaken += 1
         elif trouble and flow.began >= standing.struck_at:  # else one failure has ended several flows
             rest = min(REST_SECONDS * 2**standing.strikes, MOST_REST_SECONDS)
             standing.strikes += 1
@@ -181,9 +179,9 @@ class Schedule:
     def is_stalled(self, flow: Flow, now: float) -> bool:
         """Whether so little has come for so long that it has to be given up."""
         if flow.position == flow.start:
-            return now - flow.began > ANSWER_SECONDS
+            return now - flow.began > ANSWER_SECONDS + self._backlog_seconds(now)
         since = flow.heard if flow.lean_since is None else min(flow.heard, flow.lean_since)
-        return now - since > STALL_SECONDS
+        return now - since > STALL_SECONDS + self._backlog_seconds(now)
 
     def hopeless(self, now: float) -> bool:
         """Whether nothing is under way and nobody is left who could be asked."""
@@ -230,15 +228,32 @@ class Schedule:
         """Another flow for a piece whose only one is too slow, the earliest first."""
         pieces = [flow.piece for flow in self.flows]
         for flow in sorted(self.flows, key=lambda flow: flow.piece):
-            if pieces.count(flow.piece) == 1 and self._is_tardy(flow, now):
+            if pieces.count(flow.piece) > 1 or self._pieces.is_whole(flow.piece):
+                continue
+            if self._is_tardy(flow, now) or self._is_late(flow, now):
                 return self._begin(flow.piece, now, but=flow.holder)
         return None
 
     def _is_tardy(self, flow: Flow, now: float) -> bool:
-        distance = self._distance(flow.holder)
-        if now - flow.heard > max(SILENCE_SECONDS, 4 * distance if distance < STALL_SECONDS else 0):
+        distance = min(self._distance(flow.holder), SILENCE_SECONDS)
+        if now - flow.heard > max(SILENCE_SECONDS, 4 * distance) + self._backlog_seconds(now):
             return True
-        return flow.rate is not None and flow.rate < TARDY_SHARE * self._pace
+        rates = [other.rate for other in self.flows if other.rate is not None]
+        return flow.rate is not None and flow.rate < TARDY_SHARE * sum(rates) / len(rates)
+
+    def _backlog_seconds(self, now: float) -> float:
+        """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything."""
+        rate = self._tuning.rate(now)
+        if not rate:
+            return 0.0
+        backlog = sum(self._pieces.stop(flow.piece) - flow.position for flow in self.flows)
+        return min(2 * backlog / rate, MOST_BACKLOG_SECONDS)
+
+    def _is_late(self, flow: Flow, now: float) -> bool:
+        """Of one of the last flows: whether somebody else might be much quicker."""
+        if flow.rate is None or self._pick(now, flow.holder) in (None, self._standings[flow.holder]):
+            return False
+        return self._pieces.stop(flow.piece) - flow.position > flow.rate * TARDY_SECONDS
 
 
 class _Tuning:
@@ -248,8 +263,15 @@ class _Tuning:
         self.target = FIRST_FLOWS
         self._began: float | None = None
         self._bytes = 0
+        self._rate = 0.0
         self._before: tuple[int, float] | None = None  # the number and the rate before it was raised
         self._rests_until = float("-inf")
+
+    def rate(self, now: float) -> float:
+        """Bytes per second, lately, of all flows together; 0 while nothing has come."""
+        if self._rate or self._began is None or now == self._began:
+            return self._rate
+        return self._bytes / (now - self._began)
 
     def brought(self, count: int, now: float, flows: int) -> None:
         """Bytes have come while there were so many flows."""
@@ -258,7 +280,8 @@ class _Tuning:
         self._bytes += count
         if now - self._began < TUNE_SECONDS:
             return
-        rate, self._began, self._bytes = self._bytes / (now - self._began), now, 0
+        rate = self._rate = self._bytes / (now - self._began)
+        self._began, self._bytes = now, 0
         if self._before and rate < TUNE_GAIN * self._before[1]:
             self.target, self._before, self._rests_until = self._before[0], None, now + TUNE_REST_SECONDS
         elif now >= self._rests_until and flows >= self.target and self.target < MOST_FLOWS:

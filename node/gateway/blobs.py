@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from consensus.names import Digest, RepositoryName
+from node.gateway.following import Follower
 from node.gateway.gateway import Gateway
 from node.gateway.preconditions import entity_tag, is_fresh, parse_condition, require_match
 from node.gateway.ranges import Slice, parse_range
+from node.gateway.refusals import ClientGone
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
+from replication.passage import Passage
 from replication.stores import BlobReader
 
 CHUNK_BYTES = 512 * 1024
@@ -27,7 +31,7 @@ async def get_blob(gateway: Gateway, request: Request, repository: RepositoryNam
         return Response(200, headers, length=view.size_bytes)
     part = _part(request, digest, view.size_bytes)
     sent = part or Slice(0, view.size_bytes)
-    reader = await gateway.registry.open_blob(digest, view.size_bytes, sent.start, sent.stop)
+    reader = await gateway.registry.open_blob(repository, digest, view.size_bytes, sent.start, sent.stop)
     return _content(digest, reader, part)
 
 
@@ -48,11 +52,12 @@ def _content(digest: Digest, reader: BlobReader, part: Slice | None) -> Response
     if part:
         headers += ((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, reader.size_bytes)),)
     sent = part or Slice(0, reader.size_bytes)
+    send = _send_while_there if isinstance(reader, Follower | Passage) else _send
     return Response(
         206 if part else 200,
         headers,
         length=sent.stop - sent.start,
-        stream=partial(_send, reader, sent),
+        stream=partial(send, reader, sent),
         close=reader.close,
     )
 
@@ -79,6 +84,21 @@ def _part(request: Request, digest: Digest, size_bytes: int) -> Slice | None:
     if request.headers.get(b"if-range", entity_tag(digest)) != entity_tag(digest):
         return None
     return parse_range(request.header(b"range"), size_bytes)
+
+
+async def _send_while_there(reader: BlobReader, part: Slice, request: Request) -> None:
+    """Of a blob that still comes: waiting for more of it, one would not notice that the client has gone."""
+    sending = asyncio.ensure_future(_send(reader, part, request))
+    gone = asyncio.ensure_future(request.gone())
+    try:
+        await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            raise ClientGone
+        await sending
+    finally:
+        sending.cancel()
+        gone.cancel()
+        await asyncio.wait((sending, gone))
 
 
 async def _send(reader: BlobReader, part: Slice, request: Request) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from node.blobs.arrivals import FilesystemArrivals
@@ -12,6 +13,7 @@ from replication.passage import Passages
 from replication.sources import TransferFalse, Wanted
 from replication.stores import BlobReader, StoreError
 
+MAX_TELLING = 64
 ATTEMPTS = 4  # each of the others means that a holder gave wrong bytes
 
 
@@ -30,6 +32,7 @@ class Elsewhere:
         self._passages = passages
         self._blobs = blobs
         self._arrivals = arrivals
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def open(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
         """A reader of the bytes from `start` to before `stop`, in order; returns once the first of them can be read.
@@ -53,6 +56,15 @@ class Elsewhere:
                 return follower
         raise AssertionError
 
-    async def ahead(self, wanted: Sequence[Wanted]) -> None:
-        """These are likely to be asked for soon."""
-        await self._replicator.ahead(wanted)
+    def ahead(self, wanted: Sequence[Wanted]) -> None:
+        """These are likely to be asked for soon. The replicator is told beside; where it cannot be, it is not."""
+        if wanted and len(self._telling) < MAX_TELLING:
+            task = asyncio.get_running_loop().create_task(self._replicator.ahead(wanted))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def close(self) -> None:
+        """Ends what is under way beside."""
+        for task in self._telling:
+            task.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)

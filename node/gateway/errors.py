@@ -14,7 +14,7 @@
     ├── DigestMismatch        400 DIGEST_INVALID
     └── StoreFull             507 STORAGE_FULL
     TransferError             replication.sources; 503 UNAVAILABLE, Retry-After, names what is missing
-    └── BlobNowhere           the same, later: the log knows the blob, so that it is not there is a loss
+    └── BlobNowhere           503 UNAVAILABLE, Retry-After: the log knows the blob, so its absence is a loss and no 404
     PeerError                 replication.directory; 503 UNAVAILABLE, Retry-After
     AccessDenied              node.access
     ├── Unauthenticated       401 UNAUTHORIZED, WWW-Authenticate

@@ -134,6 +134,11 @@ class Request:
             self.body_read = not message.get("more_body", False)
             yield chunk
 
+    async def gone(self) -> None:
+        """Returns once the client has gone away, or has its answer. What comes of the body until then is dropped."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def send(self, message: Message) -> None:
         """Hands a message to the server; waits while the client is behind. Raises ClientGone (as ASGI has it, from 2.4
         on, a server's `send` raises OSError then)."""

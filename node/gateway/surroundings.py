@@ -52,6 +52,7 @@ async def connect(launch: Launch, identity: Identity, blobs: FilesystemStore, st
     replicator = ReplicatorClient(launch.replicator_socket)
     stack.push_async_callback(replicator.close)
     elsewhere = Elsewhere(replicator, passages, blobs=blobs, arrivals=arrivals)
+    stack.push_async_callback(elsewhere.close)
     introduction = Introduction.of(identity, config)
     return Surroundings(introduction, elsewhere, Forwarder(peers, identity.node_id), replicator)
 

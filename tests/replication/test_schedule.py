@@ -1,0 +1,234 @@
+"""The schedule against holders that a test invents: each second of them is a loop's round, no clock is waited for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from consensus.names import StoreId
+from replication import schedule as schedules
+from replication.pieces import Pieces
+from replication.schedule import Flow, Schedule, Trouble
+
+PIECE = 1000
+NEAR, FAR = StoreId("near"), StoreId("far")
+STEP = 0.25
+
+
+@dataclass
+class World:
+    """Holders by how many bytes a second they give to each flow; what raises is said by `fails`."""
+
+    schedule: Schedule
+    pieces: Pieces
+    rates: dict[StoreId, float]
+    fails: Callable[[Flow], Trouble | None] = lambda flow: None
+    needs: list[int] = field(default_factory=list)
+    now: float = 100.0
+    asked: list[tuple[StoreId, int, int]] = field(default_factory=list)
+    received: int = 0
+    cut: list[Flow] = field(default_factory=list)
+    most: int = 0
+
+    def step(self) -> None:
+        self.now += STEP
+        for flow in self.schedule.overdue(self.now):
+            stalled = self.schedule.is_stalled(flow, self.now)
+            self.cut.append(flow)
+            self.schedule.ended(flow, Trouble.STALLED if stalled else Trouble.OVERTAKEN, self.now)
+        while flow := self.schedule.next(self.needs, self.now):
+            self.asked.append((flow.holder, flow.piece, flow.position))
+        self.most = max(self.most, len(self.schedule.flows))
+        for flow in sorted(self.schedule.flows, key=lambda flow: flow.began):
+            if trouble := self.fails(flow):
+                self.schedule.ended(flow, trouble, self.now)
+            else:
+                self._give(flow)
+
+    def _give(self, flow: Flow) -> None:
+        stop = self.pieces.stop(flow.piece)
+        count = min(int(self.rates[flow.holder] * STEP), stop - flow.position)
+        if count:
+            self.schedule.brought(flow, count, self.now)
+            self.received += count
+            fresh = flow.position - self.pieces.reached(flow.piece)
+            if fresh > 0:
+                self.pieces.add(flow.piece, fresh)
+        if flow.position == stop:
+            self.schedule.ended(flow, None, self.now)
+
+    def run(self, seconds: float = 600.0) -> bool:
+        """Whether all came; False if the schedule gave up."""
+        end = self.now + seconds
+        while not self.pieces.whole:
+            assert self.now < end, "it neither ends nor gives up"
+            self.step()
+            if self.schedule.hopeless(self.now):
+                return False
+        return True
+
+
+def world(count: int, distances: dict[StoreId, float] | None = None, *, spread: bool = True, **rates: float) -> World:
+    pieces = Pieces(count * PIECE, PIECE)
+    stores = {StoreId(name): rate for name, rate in rates.items()}
+    far = distances or {NEAR: 0.01, FAR: 0.1}
+    schedule = Schedule(pieces, [*stores], distance=lambda store: far[store], spread=spread)
+    return World(schedule, pieces, stores)
+
+
+def test_all_comes_once_and_the_nearest_is_asked_first() -> None:
+    made = world(40, far=4000, near=4000)
+    assert made.run()
+    assert made.received == 40 * PIECE
+    assert [holder for holder, _, _ in made.asked[:4]] == [NEAR] * 4
+    assert made.most <= schedules.MOST_FLOWS
+
+
+def test_what_somebody_waits_for_comes_first_even_if_all_flows_are_busy() -> None:
+    made = world(40, near=100)
+    made.step()
+    assert [piece for _, piece, _ in made.asked] == [0, 1, 2, 3]
+    made.needs = [31 * PIECE + 7]
+    made.step()
+    assert made.asked[4][1] == 31
+    made.needs = [31 * PIECE + 500]
+    assert made.run()
+    assert made.asked[5][1] == 32
+
+
+def test_a_holder_that_falls_silent_is_replaced() -> None:
+    made = world(8, near=0, far=2000)
+    assert made.run(60)
+    assert {holder for holder, _, _ in made.asked} == {NEAR, FAR}
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 40])
+def test_a_drip_is_overtaken(pieces: int) -> None:
+    made = world(pieces, near=8, far=2000)
+    assert made.run(60)
+    assert made.received < 1.5 * pieces * PIECE + 4 * PIECE
+
+
+def test_one_drip_of_several_holders_does_not_slow_the_rest() -> None:
+    made = world(64, {NEAR: 0.01, FAR: 0.1, StoreId("third"): 0.2}, near=1, far=1000, third=1000)
+    assert made.run(120)
+
+
+def test_a_second_flow_begins_where_the_first_has_come() -> None:
+    made = world(1, near=400, far=400)
+    made.step()
+    made.rates[NEAR] = 0
+    assert made.run(60)
+    assert made.asked == [(NEAR, 0, 0), (FAR, 0, 100)]
+    assert made.received == PIECE
+
+
+def test_a_holder_that_breaks_off_is_asked_again_as_long_as_something_comes() -> None:
+    made = world(3, near=2000)
+    broken: set[int] = set()
+
+    def once(flow: Flow) -> Trouble | None:
+        if flow.position > flow.start and flow.piece not in broken:
+            broken.add(flow.piece)
+            return Trouble.UNREACHABLE
+        return None
+
+    made.fails = once
+    assert made.run()
+    assert made.received == 3 * PIECE
+
+
+@pytest.mark.parametrize("trouble", [Trouble.UNREACHABLE, Trouble.WRONG, Trouble.NOT_HELD])
+def test_without_anybody_who_gives_it_ends_soon(trouble: Trouble) -> None:
+    made = world(30, near=1, far=1)
+    made.fails = lambda flow: trouble
+    assert not made.run(5)
+    assert made.schedule.lost == (trouble is Trouble.NOT_HELD)
+    assert len(made.asked) <= 40
+
+
+def test_a_holder_that_never_answers_ends_in_bounded_time() -> None:
+    made = world(30, near=0)
+    assert not made.run(20)
+    assert made.schedule.hopeless(made.now)
+
+
+def test_a_short_outage_of_the_only_holder_is_survived_and_a_long_one_is_not() -> None:
+    for seconds, expected in ((8.0, True), (30.0, False)):
+        made = world(30, near=500)
+
+        def fails(flow: Flow, made: World = made, end: float = 103 + seconds) -> Trouble | None:
+            return Trouble.UNREACHABLE if 103 < made.now < end else None
+
+        made.fails = fails
+        assert made.run() is expected
+
+
+def test_who_answers_something_else_is_not_asked_again() -> None:
+    made = world(20, near=1000, far=1000)
+    made.fails = lambda flow: Trouble.WRONG if flow.holder == NEAR else None
+    assert made.run()
+    assert sum(holder == NEAR for holder, _, _ in made.asked) <= schedules.FIRST_FLOWS
+
+
+def test_one_holder_alone_where_parts_of_several_were_wrong() -> None:
+    made = world(60, spread=False, near=500, far=500)
+    assert made.run()
+    assert {holder for holder, _, _ in made.asked} == {NEAR}
+
+
+def test_nobody_to_ask_is_hopeless_and_nothing_to_ask_for_is_not_asked() -> None:
+    assert Schedule(Pieces(5, 5), [], distance=lambda _: 1.0).hopeless(0.0)
+    assert Schedule(Pieces(0, 5), [NEAR], distance=lambda _: 1.0).next([], 0.0) is None
+
+
+def test_more_flows_are_tried_and_kept_only_if_they_bring_more() -> None:
+    wide = world(400, near=1000)  # each flow has its own thousand
+    assert wide.run()
+    assert wide.most == schedules.MOST_FLOWS
+    narrow = world(400, near=1000)
+    for _ in range(400):
+        flows = len(narrow.schedule.flows) or schedules.FIRST_FLOWS
+        narrow.rates[NEAR] = 4000 / flows  # all share four thousand
+        narrow.step()
+    assert len(narrow.schedule.flows) <= 2 * schedules.FIRST_FLOWS
+
+
+def test_the_bound_on_flows_is_kept() -> None:
+    made = world(50, near=100)
+    made.schedule.most_flows = 1
+    made.needs = [0, 30 * PIECE]
+    made.step()
+    assert len(made.schedule.flows) == 1
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.integers(1, 30),
+    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from([0, 3, 400, 5000]), min_size=1),
+    st.randoms(use_true_random=False),
+    st.floats(0, 0.3),
+)
+def test_whatever_holders_do_it_ends_and_nothing_comes_wrong(
+    count: int, rates: dict[str, float], chance: random.Random, share: float
+) -> None:
+    """With one holder that is good and any others, all comes; otherwise it comes or the schedule gives up."""
+    troubles = [Trouble.UNREACHABLE, Trouble.WRONG, Trouble.NOT_HELD]
+    rates = {**rates, "good": 3000}
+    distances = {StoreId(name): chance.random() for name in rates}
+    made = world(count, distances, **rates)
+
+    def fails(flow: Flow) -> Trouble | None:
+        if flow.holder != "good" and chance.random() < share:
+            return chance.choice(troubles)
+        return None
+
+    made.fails = fails
+    assert made.run()
+    assert made.most <= schedules.MOST_FLOWS + schedules.URGENT_FLOWS
+    assert made.received <= 3 * count * PIECE + 20 * PIECE

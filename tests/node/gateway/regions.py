@@ -222,6 +222,15 @@ async def two_regions(cluster: Cluster, *others: str) -> AsyncIterator[tuple[Reg
         yield eu, us
 
 
+@asynccontextmanager
+async def first_region(cluster: Cluster, *others: str) -> AsyncIterator[Region]:
+    """The node eu; `others` are members that do not run, and so ask nothing of it."""
+    for name in ("eu", *others):
+        cluster.add(name)
+    async with asyncio.timeout(60), cluster.running("eu") as eu:
+        yield eu
+
+
 def peak_memory(*, reset: bool = False) -> int:
     """The most bytes that this process had in memory since the last reset."""
     if reset:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.node.gateway.false_member import false_member
-from tests.node.gateway.regions import REPOSITORY, Cluster, Region, two_regions
+from tests.node.gateway.regions import REPOSITORY, Cluster, Region, first_region, two_regions
 from tests.node.gateway.rig import code
 from tests.node.http_server import on_uvloop
 from tests.node.member_certificates import CLUSTER_ID, CertificateAuthority, Issued
@@ -94,7 +94,7 @@ async def test_clients_of_the_registry_do_not_reach_what_is_for_nodes(cluster: C
 @on_uvloop
 @pytest.mark.parametrize("who", ["no member", "another cluster", "itself", "foreign authority", "two names"])
 async def test_who_is_no_member_is_turned_away(cluster: Cluster, who: str) -> None:
-    async with two_regions(cluster) as (eu, _):
+    async with first_region(cluster, "us") as eu:
         match who:
             case "no member":
                 files = cluster.authority.issue("zz")
@@ -115,7 +115,7 @@ async def test_who_is_no_member_is_turned_away(cluster: Cluster, who: str) -> No
 
 @on_uvloop
 async def test_who_shows_no_certificate_or_speaks_no_tls_is_turned_away(cluster: Cluster) -> None:
-    async with two_regions(cluster) as (eu, _):
+    async with first_region(cluster, "us") as eu:
         port = cluster.places["eu"].port
         context = ssl.create_default_context(cafile=str(cluster.authority.file))
         context.check_hostname = False

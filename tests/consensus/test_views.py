@@ -26,7 +26,7 @@ from consensus.log import Entry
 from consensus.manifest import OCI_INDEX, OCI_MANIFEST
 from consensus.names import Digest, RepositoryName, StoreId, Tag
 from consensus.state import State
-from consensus.views import BlobView, ManifestView, Referrer, Views
+from consensus.views import MAX_NAMING, BlobView, ManifestView, Referrer, Views
 
 APP = RepositoryName("team/app")
 OTHER = RepositoryName("team/other")
@@ -78,8 +78,9 @@ def put(
     subject: Digest | None = None,
     artifact_type: str | None = None,
     annotations: tuple[tuple[str, str], ...] = (),
+    blobs: tuple[Digest, ...] = (),
 ) -> PutManifest:
-    facts = ManifestFacts(media_type, artifact_type, subject, (), (), annotations)
+    facts = ManifestFacts(media_type, artifact_type, subject, blobs, (), annotations)
     names = tuple(map(Tag, tags))
     return PutManifest(repository, digest_of(content), len(content), content, facts, names, None, sparse=False)
 
@@ -138,6 +139,24 @@ def test_a_blob_is_held_by_the_stores_that_said_so(node: Node) -> None:
     assert node.views.holders(fact.digest) == [first, second]
     assert node.views.holders(other.digest) == [first]
     assert node.views.holders(digest_of(b"unknown")) == []
+
+
+def test_the_companions_of_a_blob_are_those_of_the_newest_manifest_that_names_it(node: Node) -> None:
+    blobs = [b"config", b"base", b"layer", b"later"]
+    for blob in blobs:
+        node.apply(record(APP, blob), record(OTHER, blob))
+    config, base, layer, later = map(digest_of, blobs)
+    node.apply(put(APP, b"old", blobs=(config, base, layer)), put(OTHER, b"elsewhere", blobs=(base, later)))
+    assert node.views.companions(APP, base, 10) == [(config, 6), (layer, 5)]
+    node.apply(put(APP, b"new", blobs=(base, later)))
+    assert node.views.companions(APP, base, 10) == [(later, 5)]
+    assert node.views.companions(APP, config, 10) == [(base, 4), (layer, 5)]
+    assert node.views.companions(APP, config, 1) == [(base, 4)]
+    assert node.views.companions(APP, digest_of(b"unknown"), 10) == []
+    assert node.views.companions(RepositoryName("no/such"), base, 10) == []
+    for number in range(MAX_NAMING):
+        node.apply(put(APP, b"another %d" % number, blobs=(base, config)))
+    assert node.views.companions(APP, base, 10) == []  # everybody has it: it says nothing
 
 
 def test_blobs_belong_to_repositories(node: Node) -> None:

@@ -20,7 +20,7 @@ from yarl import URL
 
 from consensus import clock
 from consensus.names import Digest, StoreId
-from replication.directory import BlobNotHeld, Directory, PeerIdentity, PeerUnreachable, PeerWrong
+from replication.directory import BlobNotHeld, Directory, PeerError, PeerIdentity, PeerUnreachable, PeerWrong
 from replication.requests import PeerAnswer, PeerRequest
 
 MAX_CONNECTIONS = 1024
@@ -123,12 +123,15 @@ class Peers:
             self.directory.learn(await self.identity(member))
             return clock.monotonic() - began
 
+        try:
+            await ask()  # alone: who does not answer is not asked by all of them
+        except PeerError:
+            self._distances.pop(member, None)
+            return
         answers = await asyncio.gather(*(ask() for _ in range(WARM_CONNECTIONS)), return_exceptions=True)
         times = [answer for answer in answers if isinstance(answer, float)]
         if times:
             self._distances[member] = min(times)
-        else:
-            self._distances.pop(member, None)
 
     async def request(self, member: str, request: PeerRequest) -> PeerAnswer:
         """Passes a request on. An answer that comes before all of the body has been sent ends the sending."""

@@ -86,6 +86,9 @@ class Follower:
             await self._hear_all()
         except (TransferError, StoreError) as error:
             self._failure = error
+        except BaseException:
+            self._failure = TransferEnded("nobody listens any more to how the blob comes", self._wanted.digest)
+            raise
         finally:
             self._changed.set()
 

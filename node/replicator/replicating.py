@@ -43,12 +43,12 @@ async def replicating(launch: Launch, blobs: FilesystemStore) -> AsyncIterator[F
 
 async def _keep_house(fetcher: Fetcher, arrivals: ArrivalStore) -> None:
     """Until cancelled: gauges, and arrivals that nobody wants any more."""
-    reaped_at = clock.monotonic()
+    reaped_at = float("-inf")
     while True:
         status = fetcher.status
         telemetry.metrics().fetching.set(status.transfers)
         telemetry.metrics().fetch_flows.set(status.flows)
-        if clock.monotonic() - reaped_at >= min(REAP_SECONDS, IDLE_SECONDS):
+        if clock.monotonic() - reaped_at >= REAP_SECONDS:
             reaped_at = clock.monotonic()
             try:
                 if reaped := await arrivals.reap(IDLE_SECONDS):

@@ -27,6 +27,7 @@ from consensus.names import Digest, StoreId
 from consensus.state import State
 from consensus.wal import Wal
 from node.authority import AuthorityError, publish
+from node.blobs.arrivals import FilesystemArrivals
 from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.identity import Identity
@@ -330,6 +331,34 @@ class StoreBirthPart(BlobPart):
         asyncio.run(self._push(folder, [f"after {number}" for number in range(3)], lambda _: None))
 
 
+class ArrivalPart(BlobPart):
+    """Blobs that come from other nodes: broken off, gone on with and committed."""
+
+    name: ClassVar[str] = "arrivals"
+    _KEPT = 7000  # bytes that are there when it is broken off
+
+    def act(self, folder: Path, promise: Tell) -> None:
+        """One that comes whole."""
+        asyncio.run(self._fetch(folder, "one", "before", promise))
+
+    def go_on(self, folder: Path, promise: Tell) -> None:
+        """What was left counts only if it is what it should be."""
+        asyncio.run(self._fetch(folder, "one", "after", promise))
+
+    async def _fetch(self, folder: Path, text: str, incarnation: str, promise: Tell) -> None:
+        content, digest = _content(text), _digest(text)
+        with closing(self._store(folder)) as store:
+            arrivals = FilesystemArrivals.open(folder / "arrivals", store, incarnation=incarnation)
+            for stop in (self._KEPT, len(content)):
+                arrival = await arrivals.take_up(digest, len(content))
+                await arrival.write(0, content[arrival.pieces.reached(0) : stop])
+                if stop < len(content):
+                    await arrival.suspend()
+            await arrival.commit(digest)
+            promise(("held", text))
+            await arrival.discard()
+
+
 PARTS: tuple[Part, ...] = (
     LogPart(),
     TornLogPart(),
@@ -345,6 +374,7 @@ PARTS: tuple[Part, ...] = (
     AuthorityPart(),
     BlobPart(),
     StoreBirthPart(),
+    ArrivalPart(),
 )
 
 

@@ -92,7 +92,7 @@ class Fetcher:
             raise TransfersBusy(f"{MAX_FOLLOWINGS} requests wait for blobs already", wanted.digest)
         transfer = self._transfers.get(wanted.digest)
         if transfer is None:
-            if sum(bool(each.followings) for each in self._transfers.values()) >= MAX_TRANSFERS:
+            if sum(each.asked for each in self._transfers.values()) >= MAX_TRANSFERS:
                 raise TransfersBusy(f"{MAX_TRANSFERS} blobs are being fetched already", wanted.digest)
             transfer = self._begin(wanted)
         following = transfer.follow(start, stop)
@@ -115,7 +115,7 @@ class Fetcher:
         return transfer
 
     def _go_ahead(self) -> None:
-        while self._ahead and sum(not each.followings for each in self._transfers.values()) < AHEAD_TRANSFERS:
+        while self._ahead and sum(not each.asked for each in self._transfers.values()) < AHEAD_TRANSFERS:
             wanted = self._ahead.popleft()
             if wanted.digest not in self._transfers and wanted.holders:
                 try:

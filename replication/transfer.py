@@ -53,6 +53,7 @@ class Transfer:
         self.troubles: defaultdict[Trouble, int] = defaultdict(int)
         self.followings: set[Following] = set()
         self.most_flows = MOST_FLOWS
+        self.asked = False  # somebody has followed it, and may have left
         self.changed = asyncio.Event()
         self._spread = spread
         self._source = source
@@ -88,6 +89,7 @@ class Transfer:
 
     def follow(self, start: int, stop: int) -> Following:
         """Somebody wants the bytes from `start` to before `stop`."""
+        self.asked = True
         following = Following(self, start, stop)
         self.followings.add(following)
         self._stirred.set()
@@ -276,8 +278,12 @@ class Following:
                 raise transfer.failure
             changed = transfer.changed
             limit = transfer.limit(self.limit, self.stop)
-            if limit > self.limit or (transfer.arrival and not told):
-                told, self.limit = bool(transfer.arrival), limit
+            if transfer.arrival and not told:
+                told, self.limit = True, limit
+                yield limit
+                continue
+            if limit > self.limit:
+                self.limit = limit
                 yield limit
                 await asyncio.sleep(PACE_SECONDS + PACE_EACH_SECONDS * len(transfer.followings))
                 continue

@@ -103,8 +103,14 @@ async def test_the_bounds_are_kept_and_room_comes_back(store: FilesystemStore, m
         await asyncio.sleep(0)
         with pytest.raises(TransfersBusy, match="5 requests"):
             await follow(fetcher, wanted[0])
+        following[2].cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(TransfersBusy, match="3 blobs"):  # it goes on, though nobody waits for it any more
+            await follow(fetcher, wanted[3])
         gate.open.set()
-        await asyncio.gather(*following)
+        await asyncio.gather(*following, return_exceptions=True)
+        while fetcher.status.transfers:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
         await follow(fetcher, wanted[3])
         assert [record.outcome for record in records] == ["kept"] * 4
         assert fetcher.status.followings == 0

@@ -16,7 +16,7 @@ import msgspec
 from node.config import Config
 
 KEEPER_SOCKET = "keeper.sock"
-REPLICATOR_SOCKET = "replicator.sock"
+REPLICATOR_SOCKET = "blobs.sock"  # no longer than the other: a path has only so much room
 SOCKETS = (KEEPER_SOCKET, REPLICATOR_SOCKET)
 METRICS_FOLDER = "metrics"
 SUPERSEDED = signal.SIGUSR1  # to a gateway in whose place others serve: end as at SIGTERM, but the node goes on

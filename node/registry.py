@@ -42,6 +42,7 @@ from node.errors import (
     ManifestIncomplete,
     ManifestUnknown,
     RepositoryUnknown,
+    StateUnconfirmed,
     TagConflict,
     Undecided,
 )
@@ -84,8 +85,8 @@ class Registry:
     LogUnavailable where they write, StoreError where they touch bytes, and sqlite3.Error when the disk under the state
     refuses.
 
-    Manifests, tags and lists are read from a state that has everything acknowledged anywhere before the call. What a
-    digest alone decides, a blob, is first looked for in the state at hand; only that it is not there has to be sure."""
+    All is read from a state that has everything acknowledged anywhere before the call. Where nobody can confirm that,
+    blobs are found in the state at hand all the same: what a digest stands for never changes, and pulls go on."""
 
     def __init__(
         self,
@@ -253,11 +254,13 @@ class Registry:
         return partial(self._views.referrers, repository, subject, artifact_type)
 
     async def _blob(self, repository: RepositoryName, digest: Digest) -> BlobView | None:
-        view = self._views.blob(repository, digest)
-        if view is None:
+        try:
             await self._fresh()
-            view = self._views.blob(repository, digest)
-        return view
+        except StateUnconfirmed:
+            if view := self._views.blob(repository, digest):
+                return view
+            raise
+        return self._views.blob(repository, digest)
 
     def _decide(self, repository: RepositoryName, facts: ManifestFacts, undecided: frozenset[Digest]) -> ManifestFacts:
         """Children that are blobs here, and no manifests, are taken for blobs."""

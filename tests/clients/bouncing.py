@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 import threading
 from collections import Counter
@@ -122,9 +123,11 @@ def three_bouncing_regions(folder: Path) -> Iterator[Bouncing]:
 
 
 def main() -> None:
-    """Until Ctrl-C."""
+    """Until Ctrl-C or SIGTERM."""
     with tempfile.TemporaryDirectory(prefix="meridian-") as folder, three_bouncing_regions(Path(folder)) as seen:
         print(seen.address, flush=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

@@ -100,7 +100,12 @@ class Ways:
 
     def passed_bytes(self) -> int:
         """So many bytes have arrived, over all ways."""
-        return sum(int(str(count)) for count in self._send({}).values())
+        return sum(self.passed().values())
+
+    def passed(self) -> dict[Pair, int]:
+        """How many bytes have arrived on each way."""
+        counts = {name: int(str(count)) for name, count in self._send({}).items()}
+        return {(source, sink): counts[f"{source}>{sink}"] for source, sink in self.pairs}
 
     def _order(self, pair: Pair) -> None:
         shape = asdict(self._shapes.get(pair, Shape()))

@@ -67,6 +67,12 @@ class Ways:
             self._process.stdout.close()
 
     @property
+    def pid(self) -> int:
+        """Of the relay."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def pairs(self) -> list[Pair]:
         """Every way there is."""
         return list(self.addresses)

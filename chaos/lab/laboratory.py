@@ -23,9 +23,10 @@ from typing import Any
 
 import msgspec
 
+from chaos.lab.errors import TopologyError
 from chaos.lab.lines import Count
 from chaos.lab.remains import MARK, sweep
-from chaos.lab.topology import Change, Link, Pair, Topology, TopologyError
+from chaos.lab.topology import Change, Link, Pair, Topology
 from chaos.lab.wan import Wan, best_kind, loopback_wan, namespace_wan
 from chaos.region import RegionFolders, RegionNode, Settings
 from chaos.regions import Nodes, membership

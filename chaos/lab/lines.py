@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from chaos.lab.errors import LinesBroken
 from chaos.lab.topology import Link, Pair
 
 SOURCE = Path(__file__).with_name("carrier.c")
@@ -23,10 +24,6 @@ _COMPILE_SECONDS = 60.0
 _ANSWER_SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
 _ANSWER_BYTES = 32768
-
-
-class LinesBroken(Exception):
-    """The carrier has ended, or does not understand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +75,10 @@ class Lines:
         self._control: socket.socket | None = None
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         """Of the carrier."""
-        return self._process.pid if self._process else None
+        assert self._process is not None
+        return self._process.pid
 
     def __enter__(self) -> Self:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

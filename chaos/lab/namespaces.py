@@ -27,6 +27,7 @@ from random import SystemRandom
 from types import TracebackType
 from typing import Self, TypeVar
 
+from chaos.lab.errors import NamespacesRefused
 from chaos.lab.topology import CongestionControl
 
 _CLONE_NEWNET = 0x40000000
@@ -45,19 +46,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 Result = TypeVar("Result")
 
 
-class NamespacesRefused(Exception):
-    """This machine or this user cannot have them; the message says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One region's: descriptors of the namespace and of the WAN's end of its TUN interface, its only address, and the
-    name of the interface to it on this machine."""
+    """One region's: descriptors of the namespace and of the WAN's end of its TUN interface, and its only address."""
 
     descriptor: int
     tun: int
     address: str
-    interface: str
 
     @property
     def entry(self) -> tuple[str, ...]:
@@ -90,11 +85,11 @@ class Namespaces:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             number = stack.enter_context(_claim())
+            stack.callback(remove_interfaces, self._lab_id)
             addresses = {name: f"198.18.{number}.{at}" for at, name in enumerate(self._congestion_control, 1)}
             for at, (name, address) in enumerate(addresses.items()):
                 others = [other for other in addresses.values() if other != address]
-                plan = _Plan(f"mlab{self._lab_id[:6]}-{at}", address, others, self._congestion_control[name])
-                stack.callback(remove_interface, plan.interface)
+                plan = _Plan(f"{_interfaces(self._lab_id)}{at}", address, others, self._congestion_control[name])
                 self.regions[name] = _in_a_thread(lambda plan=plan: _make(plan, stack))  # type: ignore[misc]
                 _ip(plan.outside)
             self._stack = stack.pop_all()
@@ -153,7 +148,7 @@ def _make(plan: _Plan, stack: contextlib.ExitStack) -> Namespace:
     for name, value in _SYSCTLS.items():
         Path("/proc/sys/net/ipv4", name).write_text(value)
     _ip(plan.inside)
-    return Namespace(descriptor, tun, plan.address, plan.interface)
+    return Namespace(descriptor, tun, plan.address)
 
 
 def _unshare() -> None:
@@ -190,6 +185,12 @@ def _ip(orders: Iterable[str]) -> None:
         raise NamespacesRefused(f"ip: {done.stderr.strip()}")
 
 
-def remove_interface(name: str) -> None:
-    """With its peer in the region; nothing happens if it is gone."""
-    subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+def remove_interfaces(lab_id: str) -> None:
+    """Those of a lab on this machine, with their peers in the regions. The kernel does so by itself when the lab has
+    ended, but some time later."""
+    for name in Path("/sys/class/net").glob(f"{_interfaces(lab_id)}*"):
+        subprocess.run(["ip", "link", "delete", name.name], check=False, capture_output=True)
+
+
+def _interfaces(lab_id: str) -> str:
+    return f"mlab{lab_id[:6]}-"

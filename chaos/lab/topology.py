@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from chaos.lab.errors import TopologyError
 from consensus.errors import InvalidName
 from consensus.names import Region
 from node.local import MAX_REGIONS
@@ -32,10 +33,6 @@ Milliseconds = Annotated[float, Meta(ge=0, le=MOST_MS)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Megabits = Annotated[float, Meta(gt=0, le=MOST_MBIT)]
 QueueBytes = Annotated[int, Meta(ge=LEAST_QUEUE_BYTES, le=MOST_QUEUE_BYTES)]
-
-
-class TopologyError(Exception):
-    """The file, or a change, says something that cannot be; the message says where and what is expected."""
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):

@@ -26,23 +26,23 @@ Peer = tuple[str, str]  # HOST:PORT of a keeper, and of the gateways for transfe
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A region: where its node listens, HOST:PORT each, and the command in front of one that is to run there.
-    `interface` is that to the region on this machine, "" where there is none."""
+    """A region: where its node listens, HOST:PORT each, and the command in front of one that is to run there."""
 
     registry: str
     admin: str
     peers: str
     transfers: str
     entry: tuple[str, ...] = ()
-    interface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Nature:
-    """What a WAN is: namespaces or loopback, what carries in words, and the fields of a change that it cannot make."""
+    """What a WAN is: namespaces or loopback, what carries in words and the pid of that, and the fields of a change that
+    it cannot make."""
 
     kind: str
     carried_by: str
+    pid: int
     not_emulated: frozenset[str] = frozenset()
 
 
@@ -72,7 +72,7 @@ class NamespaceWan:
 
     def __init__(self, namespaces: Namespaces, lines: Lines, carried_by: str) -> None:
         self._lines = lines
-        self.nature = Nature("namespaces", carried_by)
+        self.nature = Nature("namespaces", carried_by, lines.pid)
         self.places = {name: _place(each) for name, each in namespaces.regions.items()}
 
     def known(self, source: str, sink: str) -> Peer:
@@ -91,16 +91,15 @@ class NamespaceWan:
 def _place(region: Namespace) -> Place:
     ports = REGISTRY_PORT, ADMIN_PORT, PEERS_PORT, TRANSFERS_PORT
     registry, admin, peers, transfers = (f"{region.address}:{port}" for port in ports)
-    return Place(registry, admin, peers, transfers, region.entry, region.interface)
+    return Place(registry, admin, peers, transfers, region.entry)
 
 
 class LoopbackWan:
     """Streams between ports of loopback. A cut holds them back, as TCP repeats what got lost once it is healed."""
 
-    nature = Nature("loopback", "a relay of streams", frozenset({"loss", "queue_bytes", "queue_ms"}))
-
     def __init__(self, places: Mapping[str, Place], ways: Ways) -> None:
         self._ways = ways
+        self.nature = Nature("loopback", "a relay of streams", ways.pid, frozenset({"loss", "queue_bytes", "queue_ms"}))
         self.places = places
 
     def known(self, source: str, sink: str) -> Peer:

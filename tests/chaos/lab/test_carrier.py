@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from chaos.lab.lines import Count, Lines, LinesBroken, Port, compiled
+from chaos.lab.errors import LinesBroken
+from chaos.lab.lines import Count, Lines, Port, compiled
 from chaos.lab.topology import Link
 
 ADDRESSES = {"eu": "10.0.0.1", "us": "10.0.0.2", "ap": "10.0.0.3"}

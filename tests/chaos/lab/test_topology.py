@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.lab.topology import Change, Link, TopologyError, load, parse
+from chaos.lab.errors import TopologyError
+from chaos.lab.topology import Change, Link, load, parse
 
 TWO = 'regions = ["eu", "us"]\n'
 

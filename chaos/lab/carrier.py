@@ -2,8 +2,8 @@
 
     python carrier.py CONTROL SEED PORT=ADDRESS...
 
-The head of carrier.c has the arguments and the orders; for one seed both lose the same packets. A packet costs some
-twenty times what it costs there, so the rate that it keeps up with is lower: docs/testing.md says how much.
+The head of carrier.c has the arguments and the orders; for one seed both lose the same packets. This one takes up to
+twice the processor time; most of it is the kernel's in both.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from chaos.regions import Nodes, membership
 from node.authority import Authority, publish
 
 _DAYS = 30
+_ENDS_WITH_US = ("setpriv", "--pdeathsig=KILL")
 
 
 class Lab(Nodes):
@@ -81,9 +82,11 @@ class Lab(Nodes):
         return self.wan.counts()
 
     def command(self, region: str, *command: str) -> list[str]:
-        """The command as it has to be run to run in that region. Raises KeyError."""
+        """The command as it has to be run to run in that region, by a thread that lives as long as it: it is killed
+        when that ends. Raises KeyError."""
         return [
             *entry(self.id, region, {name: place.registry for name, place in self.wan.places.items()}),
+            *_ENDS_WITH_US,
             *self.wan.places[region].entry,
             *command,
         ]
@@ -148,7 +151,7 @@ def _node(folder: Path, name: str, authority: Authority, wan: Wan, lab_id: str) 
         RegionFolders(folder / "data", folder),
         settings=settings,
         addresses=(place.registry, place.admin),
-        prefix=(*_marked(lab_id), "setpriv", "--pdeathsig=KILL", *place.entry),
+        prefix=(*_marked(lab_id), *_ENDS_WITH_US, *place.entry),
     )
 
 

@@ -1,7 +1,8 @@
 """A network namespace for each region of a lab: an interface to the emulated WAN, and one to this machine.
 
 They have no name and no mount. A namespace lives as long as a process in it or a descriptor of it, and all its
-interfaces with it: when the process that made them ends, however it does, nothing is left.
+interfaces with it: when the process that made them ends, however it does, nothing is left. (A connection that ended in
+mid-air keeps the kernel's share of it for another minute or two.)
 
 A region has one address, 198.18.N.i (198.18.0.0/15 is set aside for test networks), N the lab's own on this machine.
 The other regions reach it through the WAN (`wan0`, a TUN interface), the machine through a pair of veth that nothing

@@ -120,7 +120,7 @@ async def status(it: Lab) -> dict[str, Any]:
                 "applied": standing.applied if standing else None,
                 "address": node.address,
                 "admin": node.admin_address,
-                "congestion_control": it.topology.congestion_control[name],
+                "congestion_control": it.topology.congestion_control[name] if nature.kind == "namespaces" else None,
                 "pids": node.pids(),
             }
             for (name, node), standing in zip(it.nodes.items(), standings, strict=True)

@@ -46,7 +46,7 @@ def _work_option(command: Command) -> Command:
     return option(command)
 
 
-@click.group(context_settings={"max_content_width": 100})
+@click.group()
 def lab() -> None:
     """Run regions joined by an emulated WAN on this machine.
 
@@ -92,12 +92,13 @@ def up(topology: Path, work: Path, loopback: bool, detach: bool) -> None:
             _detach(folder, [*command, *(["--loopback"] if loopback else [])])
         return
     from chaos.lab.process import serve
-    from chaos.lab.wan import best_kind
+    from chaos.lab.wan import Kind, best_kind
 
     with _reported():
         described = load(topology)
-        kind, why_not = ("loopback", "") if loopback else best_kind()
-        if why_not:
+        best, why_not = best_kind()
+        kind: Kind = "loopback" if loopback else best
+        if why_not and not loopback:
             click.echo(f"on loopback, without network namespaces ({why_not})")
         if kind == "loopback" and any(link.loss for link in described.links.values()):
             click.echo("loss is not emulated on loopback: streams lose no packets")
@@ -212,14 +213,14 @@ def run(work: Path, region: str, command: tuple[str, ...]) -> None:
       meridian lab run us -- sh -c 'curl -s http://$REGISTRY_EU/v2/'
       meridian lab run ap -- bash
     """
-    from chaos.lab.laboratory import entry
+    from chaos.lab.laboratory import surroundings
 
     with _reported():
         record = LabFolder(work).running()
         if region not in record.regions:
             raise LabRefused(f"no region {region!r}: expected one of {', '.join(record.regions) or 'none yet'}")
         registries = {name: each.registry for name, each in record.regions.items()}
-        words = [*entry(record.id, region, registries), *record.regions[region].entry, *command]
+        words = [*surroundings(record.id, region, registries), *record.regions[region].entry, *command]
         os.execvp(words[0], words)  # noqa: S606
 
 

@@ -15,6 +15,7 @@ Whoever is reached by a region's address, from another region, has the WAN in be
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,11 +24,11 @@ from typing import Any
 
 import msgspec
 
-from chaos.lab.errors import TopologyError
+from chaos.lab.errors import LabRefused, TopologyError
 from chaos.lab.lines import Count
 from chaos.lab.remains import MARK, sweep
 from chaos.lab.topology import Change, Link, Pair, Topology
-from chaos.lab.wan import Wan, best_kind, loopback_wan, namespace_wan
+from chaos.lab.wan import Kind, Wan, best_kind, loopback_wan, namespace_wan
 from chaos.region import RegionFolders, RegionNode, Settings
 from chaos.regions import Nodes, membership
 from node.authority import Authority, publish
@@ -85,7 +86,7 @@ class Lab(Nodes):
         """The command as it has to be run to run in that region, by a thread that lives as long as it: it is killed
         when that ends. Raises KeyError."""
         return [
-            *entry(self.id, region, {name: place.registry for name, place in self.wan.places.items()}),
+            *surroundings(self.id, region, {name: place.registry for name, place in self.wan.places.items()}),
             *_ENDS_WITH_US,
             *self.wan.places[region].entry,
             *command,
@@ -114,14 +115,16 @@ def lab(
     topology: Topology,
     work: Path,
     *,
-    kind: str = "",
+    kind: Kind | None = None,
     seed: int = 1,
     compile_it: bool = True,
     lab_id: str = "",
 ) -> Iterator[Lab]:
-    """A cluster in `work`, an empty folder, on the WAN of that topology; close it within the context. `kind` is
-    namespaces or loopback, the best that is possible by default. Must be entered, and its nodes started, by a thread
-    that lives as long as it does: the nodes end with it. Raises NamespacesRefused, TopologyError."""
+    """A cluster in `work`, an empty folder, on the WAN of that topology; close it within the context. Without a `kind`
+    the best that is possible. `seed` decides what gets lost. Must be entered, and its nodes started, by a thread
+    that lives as long as it does: the nodes end with it. Raises LabError, OSError."""
+    if shutil.which(_ENDS_WITH_US[0]) is None:
+        raise LabRefused(f"not installed: {_ENDS_WITH_US[0]} (in util-linux)")
     lab_id = lab_id or token_hex(16)
     work = work.absolute()
     with contextlib.ExitStack() as stack:
@@ -159,7 +162,7 @@ def _marked(lab_id: str) -> list[str]:
     return ["env", f"{MARK}={lab_id}"]
 
 
-def entry(lab_id: str, region: str, registries: Mapping[str, str]) -> list[str]:
+def surroundings(lab_id: str, region: str, registries: Mapping[str, str]) -> list[str]:
     """The command in front of a client's: with the lab's mark, and the registries, in its environment."""
     near = f"REGISTRY={registries[region]}"
     return [*_marked(lab_id), near, *(f"REGISTRY_{_variable(name)}={at}" for name, at in registries.items())]

@@ -25,6 +25,7 @@ from chaos.lab.errors import LabError, LabRefused
 from chaos.lab.folder import LabFolder, RegionRecord
 from chaos.lab.laboratory import Lab, lab, parse_change
 from chaos.lab.topology import Topology
+from chaos.lab.wan import Kind
 
 _ANSWER_SECONDS = 15.0
 _WATCH_SECONDS = 1.0
@@ -32,7 +33,7 @@ _WATCH_SECONDS = 1.0
 Tell = Callable[[str], None]
 
 
-async def serve(topology: Topology, folder: LabFolder, kind: str, tell: Tell) -> None:
+async def serve(topology: Topology, folder: LabFolder, kind: Kind, tell: Tell) -> None:
     """A lab in that folder, until SIGTERM or SIGINT. Raises LabError, OSError; nothing is left then either."""
     task = asyncio.current_task()
     assert task is not None
@@ -115,7 +116,7 @@ async def status(it: Lab) -> dict[str, Any]:
         "regions": [
             {
                 "region": name,
-                "state": "running" if standing else "starting" if node.is_running else "ended",
+                "state": "running" if standing else "not ready" if node.is_running else "ended",
                 "leads": standing is not None and standing.steward == name,
                 "applied": standing.applied if standing else None,
                 "address": node.address,

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from chaos.lab.lines import Count, Lines, Port, compiled
 from chaos.lab.namespaces import Namespace, Namespaces, namespaces_missing
@@ -21,6 +21,7 @@ from chaos.ways import Shape, Ways
 
 REGISTRY_PORT, ADMIN_PORT, PEERS_PORT, TRANSFERS_PORT = 5000, 5100, 5200, 5300
 
+Kind = Literal["namespaces", "loopback"]
 Peer = tuple[str, str]  # HOST:PORT of a keeper, and of the gateways for transfers
 
 
@@ -40,7 +41,7 @@ class Nature:
     """What a WAN is: namespaces or loopback, what carries in words and the pid of that, and the fields of a change that
     it cannot make."""
 
-    kind: str
+    kind: Kind
     carried_by: str
     pid: int
     not_emulated: frozenset[str] = frozenset()
@@ -144,7 +145,7 @@ def loopback_wan(topology: Topology, *, seed: int) -> Iterator[Wan]:
         yield LoopbackWan(places, ways)
 
 
-def best_kind() -> tuple[str, str]:
+def best_kind() -> tuple[Kind, str]:
     """The kind of WAN that this user can have on this machine, and why not the other one: "" if it can."""
     missing = namespaces_missing()
     return ("loopback" if missing else "namespaces"), missing

@@ -148,8 +148,19 @@ def assert_gone(person: Person, record: dict[str, Any]) -> None:
 
 def test_a_lab_on_loopback_says_what_it_is_not(person: Person) -> None:
     person.topology.write_text(TWO + "loss = 0.1\n")
-    assert "loss is not emulated on loopback" in person.starts("--loopback")
-    record = person.record()
+    line = [*LAB, "up", "--work", str(person.work), "--topology", str(person.topology), "--loopback"]
+    with subprocess.Popen(line, cwd=PRODUCT, stdout=subprocess.PIPE, text=True) as foreground:
+        assert foreground.stdout is not None
+        assert "loss is not emulated on loopback" in foreground.stdout.readline()
+        assert list(iter(foreground.stdout.readline, "ready\n"))
+        record = person.record()
+        look_around(person)
+        foreground.send_signal(signal.SIGINT)
+        assert foreground.wait(20) == 0
+    assert_gone(person, record)
+
+
+def look_around(person: Person) -> None:
     status = person.status()
     assert status["kind"] == "loopback"
     assert status["not_emulated"] == ["loss", "queue_bytes", "queue_ms"]
@@ -157,8 +168,6 @@ def test_a_lab_on_loopback_says_what_it_is_not(person: Person) -> None:
     assert "cannot be emulated" in person.refused("set", "left", "right", "--loss", "0.1")
     person.gets("set", "left", "right", "--delay", "20", "--cut")
     assert [(way["delay_ms"], way["cut"]) for way in person.status()["ways"]] == [(20, True), (5, False)]
-    person.gets("down")
-    assert_gone(person, record)
 
 
 async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

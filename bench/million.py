@@ -3,7 +3,8 @@
     python -m bench.million --manifests 1000000
 
 Two of three members get the same log and state, written to their files as their keepers would have, the images of
-`bench.snapshots`. Then they are started, and under writes the third, which is empty and needs a snapshot.
+`bench.snapshots`. Then they are started, and under writes the third, which is empty and needs a snapshot. The files can
+be kept for another run with `--filled FOLDER`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import datetime
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -27,7 +29,7 @@ from bench.snapshots import commands
 from bench.wan import Writer, writers
 from chaos.outages import longest_gap
 from chaos.regions import Regions, regions
-from consensus import clock
+from consensus import clock, generation
 from consensus.codec import encode
 from consensus.commands import EnrolProposer, Envelope
 from consensus.errors import LogUnavailable
@@ -39,7 +41,7 @@ from consensus.wal import DEFAULT_SEGMENT_BYTES
 
 HEADING = "A million manifests"
 FULL, EMPTY = ("eu", "us"), "ap"
-BATCH = 1000
+SYNCED, APPLIED = 1000, 20_000  # entries at a time
 IN_FLIGHT = 20
 CALM_SECONDS = 10.0
 
@@ -81,18 +83,20 @@ class Figure:
 
 
 def fill(data: Path, cluster_id: str, load: Load) -> None:
-    """Log and state of a stopped member, after that load; trimmed and checkpointed as a replica does it."""
+    """Log and state of a stopped member, after that load; trimmed and checkpointed as a replica does it. More entries
+    go into one transaction than a keeper would take, which ends in the same rows and spares the disk."""
     with closing(State.open(data / "state", cluster_id)) as state:
         segment_bytes = min(load.keep_bytes, DEFAULT_SEGMENT_BYTES)
         journal = Journal.open(data / "wal", state.applied, segment_bytes=segment_bytes)
         try:
             term, due = journal.term(journal.last) or 0, load.keep_bytes // 4
-            for batch in _batches(journal.last, load.manifests):
-                for entry in batch:
-                    journal.add(REGULAR + entry.payload, entry.index, term)
-                    due -= len(entry.payload)
-                journal.flush()
+            for batch in _batched(_entries(journal.last, load.manifests), APPLIED):
+                for some in _batched(batch, SYNCED):
+                    for entry in some:
+                        journal.add(REGULAR + entry.payload, entry.index, term)
+                    journal.flush()
                 state.apply(batch)
+                due -= sum(len(entry.payload) for entry in batch)
                 if due <= 0:
                     due = load.keep_bytes // 4
                     journal.wal.trim(state.checkpoint() - 1, keep_bytes=load.keep_bytes)
@@ -100,9 +104,9 @@ def fill(data: Path, cluster_id: str, load: Load) -> None:
             journal.wal.close()
 
 
-def _batches(last: int, manifests: int) -> Iterator[list[Entry]]:
-    entries = _entries(last, manifests)
-    while batch := list(islice(entries, BATCH)):
+def _batched(entries: Iterable[Entry], count: int) -> Iterator[list[Entry]]:
+    rest = iter(entries)
+    while batch := list(islice(rest, count)):
         yield batch
 
 
@@ -117,12 +121,12 @@ def _entries(last: int, manifests: int) -> Iterator[Entry]:
             yield Entry(index, encode(Envelope(proposer, sequence, sequence - 1, at, command)))
 
 
-async def measure(cluster: Regions, load: Load) -> list[Figure]:
-    """All figures."""
+async def measure(cluster: Regions, load: Load, kept: Path | None) -> list[Figure]:
+    """All figures. What was made is kept in `kept`, or taken from there."""
     await cluster.start()
     await cluster.agree()
     cluster.kill(cluster.nodes)
-    found = await asyncio.to_thread(_prepare, cluster, load)
+    found = await asyncio.to_thread(_prepare, cluster, load, kept)
     began = clock.monotonic()
     for name in FULL:
         cluster.nodes[name].start()
@@ -137,20 +141,40 @@ async def measure(cluster: Regions, load: Load) -> list[Figure]:
     return found
 
 
-def _prepare(cluster: Regions, load: Load) -> list[Figure]:
+def _prepare(cluster: Regions, load: Load, kept: Path | None) -> list[Figure]:
     first, second = (cluster.nodes[name].folders.data for name in FULL)
-    began = clock.monotonic()
-    fill(first, cluster.cluster_id, load)
-    seconds = clock.monotonic() - began
-    for part in ("wal", "state"):
-        shutil.rmtree(second / part)
-        shutil.copytree(first / part, second / part)
+    found = [Figure("manifests", "", load.manifests)]
+    if kept is not None and kept.exists():
+        _take(kept, first)
+        _adopt(first / "state", cluster.cluster_id)
+    else:
+        began = clock.monotonic()
+        fill(first, cluster.cluster_id, load)
+        rate = load.manifests / (clock.monotonic() - began)
+        found.append(Figure("manifests logged, synced and applied, without a cluster", "1/s", rate))
+        if kept is not None:
+            _take(first, kept)
+    _take(first, second)
+    log = size_bytes(first / "wal") / 1e6
     return [
-        Figure("manifests", "", load.manifests),
-        Figure("manifests logged, synced and applied, without a cluster", "1/s", load.manifests / seconds),
-        Figure("write-ahead log", "MB", size_bytes(first / "wal") / 1e6, 512 if load.is_default else None),
+        *found,
+        Figure("write-ahead log", "MB", log, 512 if load.is_default else None),
         Figure("state", "MB", size_bytes(first / "state") / 1e6),
     ]
+
+
+def _take(source: Path, target: Path) -> None:
+    for part in ("wal", "state"):
+        shutil.rmtree(target / part, ignore_errors=True)
+        shutil.copytree(source / part, target / part)
+    os.sync()  # what was copied is not a burden of what is measured
+
+
+def _adopt(folder: Path, cluster_id: str) -> None:
+    path = generation.current(folder)
+    assert path is not None
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE meta SET cluster_id = ?", (cluster_id,))
 
 
 async def _catch_up(cluster: Regions, writer: Writer) -> list[Figure]:
@@ -198,11 +222,11 @@ def size_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-async def run(load: Load, folder: Path) -> list[Figure]:
-    """Measures."""
+async def run(load: Load, folder: Path, kept: Path | None) -> list[Figure]:
+    """Measures in `folder`; see `measure`."""
     with regions(folder, log=load.settings) as cluster:
         try:
-            return await measure(cluster, load)
+            return await measure(cluster, load, kept)
         finally:
             await cluster.close()
 
@@ -212,12 +236,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--manifests", type=int, default=1_000_000, help="how many")
     parser.add_argument("--keep-megabytes", type=int, default=256, help="of the log; less than all makes a snapshot")
+    parser.add_argument("--filled", type=Path, help="keep what is made in this folder, or take it from there")
     parser.add_argument("--page", type=Path, default=Path("bench/RESULTS.md"), help="where the section goes")
     options = parser.parse_args()
     load = Load(options.manifests, options.keep_megabytes * 1024 * 1024)
     busy = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as made:
-        found = asyncio.run(run(load, Path(made)))
+        found = asyncio.run(run(load, Path(made), options.filled))
     command = " ".join(["python -m bench.million", *sys.argv[1:]])
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     lines = [

@@ -16,13 +16,12 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from consensus import clock
+from consensus import clock, disk
 from consensus.errors import SnapshotError, SnapshotFull, SnapshotUnavailable
 
 STEP_SECONDS = 0.01
 
 _PAGES = 32  # between two looks at the clock
-_WRITE_BACK_BYTES = 4 * 1024 * 1024
 _CACHE_KIB = 2048  # the last step writes what the target's cache still holds
 
 
@@ -101,12 +100,11 @@ class Copying:
             raise SnapshotUnavailable("the copy was abandoned")
 
     def _write_back(self, copied: int) -> None:
-        # Asks the kernel to begin writing, so that the sync at the end does not push gigabytes before the log's syncs.
-        if copied - self._written_back < _WRITE_BACK_BYTES:
+        if copied - self._written_back < disk.PORTION_BYTES:
             return
         descriptor = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.posix_fadvise(descriptor, self._written_back, copied - self._written_back, os.POSIX_FADV_DONTNEED)
+            disk.begin_writing(descriptor, self._written_back, copied)
         finally:
             os.close(descriptor)
         self._written_back = copied

@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from consensus import disk
 from consensus.archive import DATABASE, FULL, MANIFEST, check_room
 from consensus.errors import SnapshotDamaged, SnapshotFull, SnapshotUnavailable
 from consensus.snapshot import CHUNK_BYTES, Manifest, VerifiedSnapshot, is_name, verify
@@ -24,6 +25,7 @@ class Partial:
         self._manifest: Manifest | None = None
         self._descriptor = -1
         self._offset = 0
+        self._written_back = 0
 
     @classmethod
     def open(cls, folder: Path, *, free_bytes: int = 0) -> Partial:
@@ -89,6 +91,7 @@ class Partial:
             self.discard()
             raise
         self._offset += len(chunk)
+        self._write_back()
 
     def verify(self, cluster_id: str) -> VerifiedSnapshot:
         """What has come, ready to be installed; reads all of it. Raises SnapshotUnavailable while it is not complete,
@@ -125,6 +128,13 @@ class Partial:
                 manifest.verify_chunk(self._offset, chunk)
                 self._offset += len(chunk)
         os.ftruncate(self._descriptor, self._offset)
+        self._written_back = self._offset
+
+    def _write_back(self) -> None:
+        if self._offset - self._written_back >= disk.PORTION_BYTES or self.complete:
+            with suppress(OSError):
+                disk.begin_writing(self._descriptor, self._written_back, self._offset)
+            self._written_back = self._offset
 
     def _given_up(self, error: OSError) -> SnapshotFull | SnapshotUnavailable:
         with suppress(OSError):

@@ -6,7 +6,7 @@ A file is durable when its data are synced and the folder entry that names it is
 import os
 from pathlib import Path
 
-PORTION_BYTES = 4 * 1024 * 1024  # of a large file, to begin writing at a time
+PORTION_BYTES = 4 * 1024 * 1024  # of a large file, to write out at a time
 
 
 def sync_data(descriptor: int) -> None:
@@ -28,7 +28,7 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def begin_writing(descriptor: int, start: int, end: int) -> None:
-    """The kernel begins to write these bytes of an open file, and nobody waits for that: a sync later on finds little
-    left, and does not push gigabytes before the syncs of others. Promises nothing; raises OSError."""
-    os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+def write_out(descriptor: int) -> None:
+    """What is dirty of a large file that is being written goes to the disk, so that a sync at its end does not push
+    gigabytes before the syncs of others. Promises nothing; raises OSError."""
+    os.fdatasync(descriptor)

@@ -25,7 +25,6 @@ class Partial:
         self._manifest: Manifest | None = None
         self._descriptor = -1
         self._offset = 0
-        self._written_back = 0
 
     @classmethod
     def open(cls, folder: Path, *, free_bytes: int = 0) -> Partial:
@@ -85,13 +84,14 @@ class Partial:
             left = memoryview(chunk)
             while left:
                 left = left[os.pwrite(self._descriptor, left, self._offset + len(chunk) - len(left)) :]
+            if (self._offset + len(chunk)) % disk.PORTION_BYTES == 0:
+                disk.write_out(self._descriptor)
         except OSError as error:
             raise self._given_up(error) from error
         except SnapshotFull:
             self.discard()
             raise
         self._offset += len(chunk)
-        self._write_back()
 
     def verify(self, cluster_id: str) -> VerifiedSnapshot:
         """What has come, ready to be installed; reads all of it. Raises SnapshotUnavailable while it is not complete,
@@ -128,13 +128,6 @@ class Partial:
                 manifest.verify_chunk(self._offset, chunk)
                 self._offset += len(chunk)
         os.ftruncate(self._descriptor, self._offset)
-        self._written_back = self._offset
-
-    def _write_back(self) -> None:
-        if self._offset - self._written_back >= disk.PORTION_BYTES or self.complete:
-            with suppress(OSError):
-                disk.begin_writing(self._descriptor, self._written_back, self._offset)
-            self._written_back = self._offset
 
     def _given_up(self, error: OSError) -> SnapshotFull | SnapshotUnavailable:
         with suppress(OSError):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from bench.processes import pss_bytes
+from bench.processes import peak_bytes, pss_bytes
 from bench.report import replace_section
 from bench.snapshots import commands
 from bench.wan import Writer, writers
@@ -137,7 +137,9 @@ async def measure(cluster: Regions, load: Load, kept: Path | None) -> list[Figur
     found.append(Figure("keeper, after the restart", "MB", pss_bytes(keeper) / 1e6, 500))
     async with writers(cluster, FULL) as each:
         found += await _catch_up(cluster, each[leader])
-    found.append(Figure("keeper, after the snapshot", "MB", pss_bytes(keeper) / 1e6, 500))
+    empty = await cluster.keeper_pid(EMPTY)
+    found.append(Figure("keeper of the sender, at its most", "MB", peak_bytes(keeper) / 1e6, 500))
+    found.append(Figure("keeper of the node that was empty, at its most", "MB", peak_bytes(empty) / 1e6, 500))
     return found
 
 

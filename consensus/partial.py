@@ -1,7 +1,7 @@
 """A snapshot on its way to this node: its verified chunks so far, in a file that outlives the process.
 
-Nothing here is synced and no offset is written down: what was received is what its hashes say, chunk after chunk, when
-the folder is opened again. Installing it syncs the file.
+Nothing here relies on a sync and no offset is written down: what was received is what its hashes say, chunk after
+chunk, when the folder is opened again. Installing it syncs the file.
 """
 
 from __future__ import annotations

@@ -137,6 +137,8 @@ async def measure(cluster: Regions, load: Load, kept: Path | None) -> list[Figur
     found.append(Figure("keeper, after the restart", "MB", pss_bytes(keeper) / 1e6, 500))
     async with writers(cluster, FULL) as each:
         found += await _catch_up(cluster, each[leader])
+    log = size_bytes(cluster.nodes[leader].folders.data / "wal") / 1e6
+    found.append(Figure("write-ahead log of the sender, at the end", "MB", log, 512 if load.is_default else None))
     empty = await cluster.keeper_pid(EMPTY)
     found.append(Figure("keeper of the sender, at its most", "MB", peak_bytes(keeper) / 1e6, 500))
     found.append(Figure("keeper of the node that was empty, at its most", "MB", peak_bytes(empty) / 1e6, 500))
@@ -157,19 +159,24 @@ def _prepare(cluster: Regions, load: Load, kept: Path | None) -> list[Figure]:
         if kept is not None:
             _take(first, kept)
     _take(first, second)
-    log = size_bytes(first / "wal") / 1e6
-    return [
-        *found,
-        Figure("write-ahead log", "MB", log, 512 if load.is_default else None),
-        Figure("state", "MB", size_bytes(first / "state") / 1e6),
-    ]
+    for data in (first, second):
+        _forget(data)
+    return [*found, Figure("state", "MB", size_bytes(first / "state") / 1e6)]
 
 
 def _take(source: Path, target: Path) -> None:
     for part in ("wal", "state"):
         shutil.rmtree(target / part, ignore_errors=True)
         shutil.copytree(source / part, target / part)
-    os.sync()  # what was copied is not a burden of what is measured
+
+
+def _forget(folder: Path) -> None:
+    """Its files are on the disk and not in memory, as after a start of the machine."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _adopt(folder: Path, cluster_id: str) -> None:

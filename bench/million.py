@@ -150,25 +150,30 @@ def _prepare(cluster: Regions, load: Load, kept: Path | None) -> list[Figure]:
     first, second = (cluster.nodes[name].folders.data for name in FULL)
     found = [Figure("manifests", "", load.manifests)]
     if kept is not None and kept.exists():
-        _take(kept, first)
-        _adopt(first / "state", cluster.cluster_id)
+        copy(kept, first, cluster.cluster_id)
     else:
         began = clock.monotonic()
         fill(first, cluster.cluster_id, load)
         rate = load.manifests / (clock.monotonic() - began)
         found.append(Figure("manifests logged, synced and applied, without a cluster", "1/s", rate))
         if kept is not None:
-            _take(first, kept)
-    _take(first, second)
+            copy(first, kept)
+    copy(first, second)
     for data in (first, second):
         _forget(data)
     return [*found, Figure("state", "MB", size_bytes(first / "state") / 1e6)]
 
 
-def _take(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path, cluster_id: str | None = None) -> None:
+    """Log and state of a stopped member to another one, which may be of another cluster."""
     for part in ("wal", "state"):
         shutil.rmtree(target / part, ignore_errors=True)
         shutil.copytree(source / part, target / part)
+    if cluster_id is not None:
+        path = generation.current(target / "state")
+        assert path is not None
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE meta SET cluster_id = ?", (cluster_id,))
 
 
 def _forget(folder: Path) -> None:
@@ -178,13 +183,6 @@ def _forget(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _adopt(folder: Path, cluster_id: str) -> None:
-    path = generation.current(folder)
-    assert path is not None
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE meta SET cluster_id = ?", (cluster_id,))
 
 
 async def _catch_up(cluster: Regions, writer: Writer) -> list[Figure]:

@@ -148,13 +148,16 @@ class Regions(Nodes):
 
 
 @contextlib.contextmanager
-def regions(work: Path, *, lossy: bool = False, log: str = SHORT_LOG, seed: int = 1) -> Iterator[Regions]:
-    """A cluster in `work`, with its relays, and its disks where they are lossy; close it within the context."""
+def regions(
+    work: Path, *, lossy: bool = False, log: str = SHORT_LOG, seed: int = 1, relayed: bool = True
+) -> Iterator[Regions]:
+    """A cluster in `work`, with its relays, and its disks where they are lossy; close it within the context. Where they
+    are not relayed the nodes reach each other directly, and there are no ways to shape."""
     free = free_addresses(2 * len(NAMES))
     members = dict(zip(NAMES, zip(free[::2], free[1::2], strict=True), strict=True))
     authority = Authority.create()
     with contextlib.ExitStack() as stack:
-        ways = stack.enter_context(Ways(members, seed=seed))
+        ways = stack.enter_context(Ways(members if relayed else {}, seed=seed))
         nodes, mounts = {}, {}
         for name, (peers, transfers) in members.items():
             folder = work / name

@@ -93,14 +93,7 @@ class Nemesis:
 
     def _crash_loop(self, victim: Machine) -> None:
         """This process and the next ones end soon, each in its way: at a sync or with a message."""
-        victim.doom(self._doom())
-        victim.dooms.extend(self._doom() for _ in range(self._chance.randint(1, 4)))
-
-    def _doom(self) -> Doom:
-        power_lost = self._chance.random() < 0.6
-        if self._chance.random() < 0.5:
-            return Doom(syncs=self._chance.randint(1, 6), power_lost=power_lost)
-        return Doom(messages=self._chance.randint(1, 8), power_lost=power_lost)
+        self._stage.crash_again(victim)
 
     def _rewrite(self, victim: Machine) -> None:
         victim.volume.rewrite_fuse = True

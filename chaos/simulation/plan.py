@@ -30,7 +30,7 @@ FAULTS = (
     "crash_loop",
     "rewrite",
 )
-STORIES = ("figure_eight", "two_leaders", "stale_round")
+STORIES = ("figure_eight", "two_leaders", "stale_round", "crash_loop")
 _ELECTIONS = ("pre_vote", "pre_vote_granted", "request_vote", "response_vote")
 _TIMINGS = (
     Timing(0.15, 1.0, 2.0),
@@ -90,15 +90,15 @@ def draw(seed: int, members: int | None = None) -> Plan:
     wild = chance.random() < 0.3 and story is None
     delay = chance.choice((0.0005, 0.005, 0.03, 0.08))
     jitter = delay * chance.choice((0.1, 1.0, 3.0))
-    patient = [timing for timing in _TIMINGS if timing.election_least >= 5 * (delay + jitter)]
+    timing = chance.choice([each for each in _TIMINGS if each.election_least >= 5 * (delay + jitter)])
     return Plan(
         seed=seed,
         names="abcde"[:count],
-        timing=chance.choice(patient),
+        timing=timing,
         cadence=tuple(chance.choice((0.08, 0.15, 0.3)) for _ in range(count)),
         faults=faults,
         story=story,
-        fault_seconds=chance.choice((0.6, 1.2, 2.5)),
+        fault_seconds=max(timing.election_most / 2, chance.choice((0.6, 1.2, 2.5))),
         wild=wild,
         duplicated=chance.choice((0.04, 0.3)),
         whims=_whims(chance) if wild else {},

@@ -10,7 +10,7 @@ from random import Random
 from typing import Protocol
 
 from chaos.simulation.judge import Judge
-from chaos.simulation.machine import Machine
+from chaos.simulation.machine import Doom, Machine
 from chaos.simulation.network import Censor, Network
 from chaos.simulation.plan import Plan
 from chaos.simulation.trace import Trace
@@ -130,6 +130,17 @@ class Stage:
     def resume(self, machine: Machine) -> None:
         """It goes on."""
         machine.resume()
+
+    def crash_again(self, machine: Machine) -> None:
+        """This process and the next ones end soon, each in its way: at a sync, or with a message."""
+        machine.doom(self._doom())
+        machine.dooms.extend(self._doom() for _ in range(self.chance.randint(1, 4)))
+
+    def _doom(self) -> Doom:
+        power_lost = self.chance.random() < 0.6
+        if self.chance.random() < 0.6:
+            return Doom(syncs=self.chance.randint(1, 9), power_lost=power_lost)
+        return Doom(messages=self.chance.randint(1, 6), power_lost=power_lost)
 
     def clear(self) -> None:
         """All is as before."""

@@ -89,6 +89,15 @@ def stale_round(stage: Stage) -> Generator[float, None, None]:
     yield timing.election_least * stage.chance.random()
 
 
+def crash_loop(stage: Stage) -> Generator[float, None, None]:
+    """A member whose processes end one after the other, each soon after it began, beside others that go on."""
+    (victim, *_) = stage.others()
+    victim.volume.slow = stage.chance.choice((0.0, 0.0, stage.timing.election_least / 4))
+    stage.crash_again(victim)
+    yield from stage.until(lambda: not victim.dooms, 2 * stage.timing.election_most)
+    victim.volume.slow = 0.0
+
+
 def _elected(stage: Stage, among: list[Machine], known: int) -> Generator[float, None, Machine | None]:
     """Waits for one of them to lead in a later term than the known one, with an entry of that term on its disk."""
 
@@ -110,4 +119,9 @@ def _entries_behind(old: int) -> Callable[[str, str, Message], bool]:
     return censor
 
 
-STORIES: dict[str, Story] = {"figure_eight": figure_eight, "two_leaders": two_leaders, "stale_round": stale_round}
+STORIES: dict[str, Story] = {
+    "figure_eight": figure_eight,
+    "two_leaders": two_leaders,
+    "stale_round": stale_round,
+    "crash_loop": crash_loop,
+}

@@ -108,7 +108,8 @@ class Volume:
         if not self.full:
             yield
             return
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self._chance.choice((0, 60, 300, 900)), _NO_LIMIT[1]))
+        room = self._chance.choice((0, 60, self._largest() + self._chance.randint(0, 600)))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, _NO_LIMIT[1]))
         try:
             yield
         finally:
@@ -131,6 +132,9 @@ class Volume:
             self.fuse -= 1
             if not self.fuse:
                 raise Ended(power_lost=not self.fuse_kills)
+
+    def _largest(self) -> int:
+        return max(file.stat().st_size for file in self.root.rglob("*"))
 
     def _pin(self, descriptor: int) -> int:
         inode = os.fstat(descriptor).st_ino

@@ -126,7 +126,8 @@ class World:
         self.network.stop(name)
         machine.end(power_lost=power_lost)
         self._starting.add(name)
-        self.at(self._chance.choice((0.05, 0.5, 3.0)) * self._chance.random(), "start", lambda: self._start(name))
+        longest = 0.05 if machine.dooms else self._chance.choice((0.05, 0.5, 3.0))
+        self.at(longest * self._chance.random(), "start", lambda: self._start(name))
 
     def holders(self, index: int, term: int) -> str:
         """As `machine.Surroundings` says."""

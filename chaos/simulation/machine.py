@@ -59,10 +59,12 @@ class Surroundings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Doom:
-    """How a process ends soon: at a sync, or just behind a message that left, counted from its start or from now."""
+    """How a process ends soon: at a sync or just behind a message that left, counted from its start or from now, or
+    when it syncs over what was synced before."""
 
     syncs: int = 0
     messages: int = 0
+    rewrite: bool = False  # always with the power
     power_lost: bool = False
 
 
@@ -159,6 +161,7 @@ class Machine:
         """The process ends soon, if it lives to see that; an empty one takes another back."""
         self._doom, self._messages_left = doom, doom.messages
         self.volume.fuse, self.volume.fuse_kills = doom.syncs, not doom.power_lost
+        self.volume.rewrite_fuse = doom.rewrite
 
     def end(self, *, power_lost: bool) -> None:
         """Now, in the middle of whatever it does."""
@@ -167,7 +170,7 @@ class Machine:
             self.member.core.journal.wal.close()
         self.member, self._next_step = None, float("inf")
         self.doom(Doom())
-        self.volume.bad, self.volume.rewrite_fuse = 0, False
+        self.volume.bad = 0
         self.replica.end(power_lost=power_lost)
         if power_lost:
             self.volume.lose_power(self._world.plan.torn)

@@ -96,7 +96,7 @@ class Nemesis:
         self._stage.crash_again(victim)
 
     def _rewrite(self, victim: Machine) -> None:
-        victim.volume.rewrite_fuse = True
+        victim.doom(Doom(rewrite=True))
 
     def _all(self, _: Machine) -> None:
         names = list(self._scene.machines)
@@ -206,7 +206,7 @@ class Nemesis:
         self._stage.clear()
         for machine in scene.machines.values():
             volume = machine.volume
-            volume.full, volume.slow, volume.bad, volume.rewrite_fuse = False, 0.0, 0, False
+            volume.full, volume.slow, volume.bad = False, 0.0, 0
             machine.doom(Doom())
             machine.dooms.clear()
             machine.resume()

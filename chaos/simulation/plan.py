@@ -30,7 +30,7 @@ FAULTS = (
     "crash_loop",
     "rewrite",
 )
-STORIES = ("figure_eight", "two_leaders", "stale_round", "crash_loop")
+STORIES = ("figure_eight", "two_leaders", "stale_round", "crash_loop", "torn_twice", "full_disk")
 _ELECTIONS = ("pre_vote", "pre_vote_granted", "request_vote", "response_vote")
 _TIMINGS = (
     Timing(0.15, 1.0, 2.0),
@@ -84,7 +84,7 @@ def draw(seed: int, members: int | None = None) -> Plan:
     chance = Random(f"plan/{seed}")
     count = chance.choice((3, 3, 5)) if members is None else (chance.random(), members)[1]
     faults = tuple(fault for fault in FAULTS if chance.random() < 0.45) or ("power", "isolate")
-    story = chance.choice(STORIES) if chance.random() < 0.2 else None
+    story = chance.choice(STORIES) if chance.random() < 0.3 else None
     if story == "two_leaders":  # in three, who votes for the second knows of it
         count = members or 5
     wild = chance.random() < 0.3 and story is None
@@ -105,14 +105,14 @@ def draw(seed: int, members: int | None = None) -> Plan:
         delay=delay,
         jitter=jitter,
         loss=chance.choice((0.0, 0.002, 0.02)),
-        torn=chance.choice((0.0, 0.5, 1.0)),
+        torn=1.0 if story == "torn_twice" else chance.choice((0.0, 0.5, 1.0)),
         sector_bytes=chance.choice((64, 512)),
         real_state=chance.random() < 0.1,
         proposal_rate=chance.choice((0.5, 2.0, 4.0)),
         read_rate=chance.choice((0.2, 0.6, 2.0)),
         trim_seconds=chance.choice((2.0, 6.0, 30.0)),
         segment_bytes=chance.choice((300, 1000, 4096)),
-        batch_entries=1 if story == "figure_eight" else chance.choice((1, 2, 4096, 4096)),
+        batch_entries=1 if story in {"figure_eight", "torn_twice"} else chance.choice((1, 2, 4096, 4096)),
         memory_bytes=chance.choice((600, 10_000, 1_000_000, 1_000_000)),
     )
 

@@ -138,9 +138,12 @@ class Stage:
 
     def _doom(self) -> Doom:
         power_lost = self.chance.random() < 0.6
-        if self.chance.random() < 0.6:
-            return Doom(syncs=self.chance.randint(1, 9), power_lost=power_lost)
-        return Doom(messages=self.chance.randint(1, 6), power_lost=power_lost)
+        kinds = (
+            Doom(syncs=self.chance.randint(1, 9), power_lost=power_lost),
+            Doom(messages=self.chance.randint(1, 6), power_lost=power_lost),
+            Doom(rewrite=True),
+        )
+        return self.chance.choice((*kinds, kinds[0]))
 
     def clear(self) -> None:
         """All is as before."""

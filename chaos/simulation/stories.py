@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
-from chaos.simulation.machine import Machine
+from chaos.simulation.machine import Doom, Machine
 from chaos.simulation.stage import Stage, last, leader, read, term
 from consensus.raft.links import Message
 
@@ -98,6 +98,45 @@ def crash_loop(stage: Stage) -> Generator[float, None, None]:
     victim.volume.slow = 0.0
 
 
+def torn_twice(stage: Stage) -> Generator[float, None, None]:
+    """Power fails while several entries are written, and again when the next process writes over what it cut off."""
+    victim = yield from _lagging(stage)
+    if victim is None:
+        return
+    victim.doom(Doom(syncs=1, power_lost=True))
+    victim.dooms.extend([Doom(rewrite=True)] * stage.chance.randint(1, 3))
+    stage.resume(victim)
+    yield from stage.until(lambda: not victim.dooms, stage.timing.election_most)
+    yield stage.timing.election_most * stage.chance.random()
+
+
+def full_disk(stage: Stage) -> Generator[float, None, None]:
+    """A disk refuses entries, perhaps behind others that it had taken; then power fails."""
+    victim = yield from _lagging(stage)
+    if victim is None:
+        return
+    volume = victim.volume
+    refused = volume.truncations + stage.chance.randint(1, 2)
+    volume.full = True
+    stage.resume(victim)
+    if (yield from stage.until(lambda: volume.truncations >= refused, stage.timing.election_most)):
+        stage.scene.died(victim.name, power_lost=True)
+    volume.full = False
+    yield stage.timing.election_most * stage.chance.random()
+
+
+def _lagging(stage: Stage) -> Generator[float, None, Machine | None]:
+    """A follower that stands still, and by now gets several entries in its next step."""
+    leads = yield from stage.find_leader()
+    if leads is None:
+        return None
+    (victim, *_) = stage.others(leads)
+    stage.pause(victim)
+    upto = last(leads) + stage.chance.randint(2, 6)
+    yield from stage.until(lambda: last(leads) >= upto, stage.timing.election_most)
+    return victim
+
+
 def _elected(stage: Stage, among: list[Machine], known: int) -> Generator[float, None, Machine | None]:
     """Waits for one of them to lead in a later term than the known one, with an entry of that term on its disk."""
 
@@ -119,9 +158,5 @@ def _entries_behind(old: int) -> Callable[[str, str, Message], bool]:
     return censor
 
 
-STORIES: dict[str, Story] = {
-    "figure_eight": figure_eight,
-    "two_leaders": two_leaders,
-    "stale_round": stale_round,
-    "crash_loop": crash_loop,
-}
+_ALL: tuple[Story, ...] = (figure_eight, two_leaders, stale_round, crash_loop, torn_twice, full_disk)
+STORIES = {story.__name__: story for story in _ALL}

@@ -49,6 +49,7 @@ class Volume:
         self.slow = 0.0  # seconds that a sync takes
         self.spent = 0.0  # seconds that syncs have taken since somebody looked
         self.full = False
+        self.truncations = 0
         root.mkdir(parents=True)
         self._names[str(root)] = {}
 
@@ -65,6 +66,7 @@ class Volume:
 
     def truncate(self, descriptor: int) -> None:
         """It is about to lose its end; the disk may have written it by itself, as it may at any time."""
+        self.truncations += 1
         if self._chance.random() < 0.5:
             inode = self._pin(descriptor)
             self._contents[inode] = _read(self._pins[inode])
@@ -108,7 +110,8 @@ class Volume:
         if not self.full:
             yield
             return
-        room = self._chance.choice((0, 60, self._largest() + self._chance.randint(0, 600)))
+        little = self._largest() + self._chance.randint(0, 600)
+        room = self._chance.choice((0, 60, little, little, little))
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, _NO_LIMIT[1]))
         try:
             yield
@@ -175,15 +178,14 @@ class Volume:
         if not kept or now == synced:
             return synced
         least, most = sorted((len(synced), len(now)))
-        length = self._chance.choice((least, most, self._chance.randint(least, most)))
+        length = self._chance.choice((least, most, most, self._chance.randint(least, most)))
         size = self._sector_bytes
         starts = range(0, length, size)
         fresh = [start for start in starts if now[start : start + size] != synced[start : start + size]]
-        if self._chance.random() < 0.5:  # in order, up to some place
-            written = set(fresh[: self._chance.randint(0, len(fresh))])
-        else:
-            share = self._chance.choice((0.0, 0.5, 0.9, 1.0))
-            written = {start for start in fresh if self._chance.random() < share}
+        place = self._chance.randint(0, len(fresh))
+        share = self._chance.choice((0.0, 0.5, 0.9, 1.0))
+        anywhere = [start for start in fresh if self._chance.random() < share]
+        written = set(self._chance.choice((fresh[:place], fresh[place:], anywhere)))
         parts = [(now if start in written else synced)[start : start + size].ljust(size, b"\0") for start in starts]
         return b"".join(parts)[:length]
 

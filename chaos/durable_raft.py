@@ -28,19 +28,19 @@ class VotePart:
 
     def act(self, folder: Path, promise: Tell) -> None:
         """Votes, each of which leaves when it is durable."""
-        hard = HardState.open(folder)
+        hard = _hard_state(folder)
         for term in range(1, 5):
             hard.vote(term, "abc"[term % 3])
             promise((term, "abc"[term % 3]))
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """What a start finds is said again: that vote counts from now on, even if the old process never gave it."""
-        hard = HardState.open(folder)
+        hard = _hard_state(folder)
         promise((hard.stored.term, hard.stored.voted_for))
 
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """The newest vote is there; an older one of the same term is never another one."""
-        stored = HardState.open(folder).stored
+        stored = _hard_state(folder).stored
         newest = max((promise[0] for promise in promises), default=0)
         assert stored.term >= newest, f"term {newest} is forgotten: the member is in term {stored.term}"
         votes = {promise[1] for promise in promises if promise[0] == stored.term}
@@ -134,7 +134,7 @@ class BasePart:
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """A process started again. The snapshot is in force as soon as it was announced: nothing lies between here."""
-        base, _ = HardState.open(folder / "wal").stored.base
+        base, _ = _hard_state(folder / "wal").stored.base
         if base:
             promise(("in force", base))
         self._go_on(self._open(folder, base), promise)
@@ -159,6 +159,12 @@ class BasePart:
 
     def _open(self, folder: Path, applied: int) -> Journal:
         return Journal.open(folder / "wal", applied, segment_bytes=_SEGMENT_BYTES)
+
+
+def _hard_state(folder: Path) -> HardState:
+    """As a journal opens it: behind the log, which syncs the folder that both are in."""
+    Wal.open(folder, segment_bytes=_SEGMENT_BYTES).close()
+    return HardState.open(folder)
 
 
 def _payloads(wal: Wal) -> dict[int, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -29,6 +30,8 @@ from consensus.raft.links import Message
 from consensus.raft.member import Member
 
 _REQUESTS = 1_000_000  # an incarnation numbers its own with this much room
+
+_UNLIMITED = nullcontext()
 
 Answer = Callable[[int | LogError], None]
 
@@ -272,7 +275,7 @@ class Machine:
             answer(result)
 
     def _go(self, member: Member) -> None:
-        with self.volume.limited():
+        with self.volume.limited() if self.volume.full else _UNLIMITED:
             try:
                 while self._calls:
                     self._calls.popleft()(member)

@@ -106,10 +106,7 @@ class Volume:
 
     @contextmanager
     def limited(self) -> Iterator[None]:
-        """Files cannot grow beyond some size, if the disk is full."""
-        if not self.full:
-            yield
-            return
+        """Files cannot grow beyond some size, as the disk is full."""
         little = self._largest() + self._chance.randint(0, 600)
         room = self._chance.choice((0, 60, little, little, little))
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, _NO_LIMIT[1]))

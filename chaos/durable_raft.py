@@ -51,7 +51,7 @@ class CutPart:
     """A log whose newest entries are taken back, within a segment and over several, with others in their place."""
 
     name: ClassVar[str] = "cut"
-    covers: ClassVar[tuple[str, ...]] = ("consensus/wal.py",)
+    covers: ClassVar[tuple[str, ...]] = ("consensus/wal.py", "consensus/cuts.py")
     dense: ClassVar[int] = 999
     repeats: ClassVar[int] = 2
     _CUTS = ((9, 8), (11, 4), (8, 8), (10, 5), (7, 2))  # written up to here, cut back to there

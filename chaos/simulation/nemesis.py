@@ -93,10 +93,11 @@ class Nemesis:
 
     def _crash_loop(self, victim: Machine) -> None:
         """This process and the next ones end soon, each in its way: at a sync or with a message."""
-        self._stage.crash_again(victim)
+        stage = self._stage
+        stage.doom(victim, *(stage.any_doom() for _ in range(self._chance.randint(2, 5))))
 
     def _rewrite(self, victim: Machine) -> None:
-        victim.doom(Doom(rewrite=True))
+        self._stage.doom(victim, *[Doom(rewrite=True)] * self._chance.randint(1, 3))
 
     def _all(self, _: Machine) -> None:
         names = list(self._scene.machines)

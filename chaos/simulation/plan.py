@@ -30,7 +30,7 @@ FAULTS = (
     "crash_loop",
     "rewrite",
 )
-STORIES = ("figure_eight", "two_leaders", "stale_round", "crash_loop", "torn_twice", "full_disk")
+STORIES = ("figure_eight", "two_leaders", "stale_round", "crash_loop", "torn_twice", "cut_short", "full_disk")
 _ELECTIONS = ("pre_vote", "pre_vote_granted", "request_vote", "response_vote")
 _TIMINGS = (
     Timing(0.15, 1.0, 2.0),
@@ -105,7 +105,7 @@ def draw(seed: int, members: int | None = None) -> Plan:
         delay=delay,
         jitter=jitter,
         loss=chance.choice((0.0, 0.002, 0.02)),
-        torn=1.0 if story == "torn_twice" else chance.choice((0.0, 0.5, 1.0)),
+        torn=1.0 if story in {"torn_twice", "cut_short"} else chance.choice((0.0, 0.5, 1.0)),
         sector_bytes=chance.choice((64, 512)),
         real_state=chance.random() < 0.1,
         proposal_rate=chance.choice((0.5, 2.0, 4.0)),

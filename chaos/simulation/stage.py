@@ -131,12 +131,13 @@ class Stage:
         """It goes on."""
         machine.resume()
 
-    def crash_again(self, machine: Machine) -> None:
-        """This process and the next ones end soon, each in its way: at a sync, or with a message."""
-        machine.doom(self._doom())
-        machine.dooms.extend(self._doom() for _ in range(self.chance.randint(1, 4)))
+    def doom(self, machine: Machine, first: Doom, *others: Doom) -> None:
+        """This process and the next ones end soon, each in its way."""
+        machine.doom(first)
+        machine.dooms.extend(others)
 
-    def _doom(self) -> Doom:
+    def any_doom(self) -> Doom:
+        """One or another."""
         power_lost = self.chance.random() < 0.6
         kinds = (
             Doom(syncs=self.chance.randint(1, 9), power_lost=power_lost),

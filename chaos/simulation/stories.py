@@ -93,7 +93,7 @@ def crash_loop(stage: Stage) -> Generator[float, None, None]:
     """A member whose processes end one after the other, each soon after it began, beside others that go on."""
     (victim, *_) = stage.others()
     victim.volume.slow = stage.chance.choice((0.0, 0.0, stage.timing.election_least / 4))
-    stage.crash_again(victim)
+    stage.doom(victim, *(stage.any_doom() for _ in range(stage.chance.randint(2, 5))))
     yield from stage.until(lambda: not victim.dooms, 2 * stage.timing.election_most)
     victim.volume.slow = 0.0
 
@@ -103,11 +103,29 @@ def torn_twice(stage: Stage) -> Generator[float, None, None]:
     victim = yield from _lagging(stage)
     if victim is None:
         return
-    victim.doom(Doom(syncs=1, power_lost=True))
-    victim.dooms.extend([Doom(rewrite=True)] * stage.chance.randint(1, 3))
+    stage.doom(victim, Doom(syncs=1, power_lost=True), *[Doom(rewrite=True)] * stage.chance.randint(1, 3))
     stage.resume(victim)
     yield from stage.until(lambda: not victim.dooms, stage.timing.election_most)
     yield stage.timing.election_most * stage.chance.random()
+
+
+def cut_short(stage: Stage) -> Generator[float, None, None]:
+    """Power fails while a member takes back what only it has, and perhaps again when the next process ends that."""
+    timing = stage.timing
+    old = yield from stage.find_leader()
+    if old is None:
+        return
+    others, known, old_term = stage.others(old), last(old), term(old)
+    stage.cut([old], others)
+    upto = known + stage.chance.randint(1, 5)
+    yield from stage.until(lambda: last(old) >= upto, timing.fallback)
+    stage.split([old], others)
+    if (yield from _elected(stage, others, old_term)) is None:
+        return
+    stage.doom(old, Doom(rewrite=True), *stage.chance.choices((Doom(rewrite=True), stage.any_doom()), k=2))
+    stage.heal()
+    yield from stage.until(lambda: not old.dooms, 2 * timing.election_most)
+    yield timing.election_most * stage.chance.random()
 
 
 def full_disk(stage: Stage) -> Generator[float, None, None]:
@@ -158,5 +176,5 @@ def _entries_behind(old: int) -> Callable[[str, str, Message], bool]:
     return censor
 
 
-_ALL: tuple[Story, ...] = (figure_eight, two_leaders, stale_round, crash_loop, torn_twice, full_disk)
+_ALL: tuple[Story, ...] = (figure_eight, two_leaders, stale_round, crash_loop, torn_twice, cut_short, full_disk)
 STORIES = {story.__name__: story for story in _ALL}

@@ -53,15 +53,17 @@ class CutPart:
     name: ClassVar[str] = "cut"
     covers: ClassVar[tuple[str, ...]] = ("consensus/wal.py", "consensus/cuts.py")
     dense: ClassVar[int] = 999
-    repeats: ClassVar[int] = 2
-    _CUTS = ((9, 8), (11, 4), (8, 8), (10, 5), (7, 2))  # written up to here, cut back to there
+    repeats: ClassVar[int] = 6
+    _SEGMENT_BYTES = 8000
+    _PAYLOAD_BYTES = 1500  # some of them to a segment, which is longer than a sector
+    _CUTS = ((10, 6), (11, 4), (8, 8), (10, 5), (10, 2))  # written up to here, cut back to there
 
     def prepare(self, folder: Path) -> None:
         """Nothing: a first start."""
 
     def act(self, folder: Path, promise: Tell) -> None:
         """What is taken back is promised to stay away, what is kept to stay."""
-        with closing(Wal.open(folder / "wal", segment_bytes=_SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             for number, (upto, after) in enumerate(self._CUTS):
                 while wal.commit < upto:
                     self._append(wal, number, promise)
@@ -71,7 +73,7 @@ class CutPart:
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """What a start finds counts again, and nothing else is ever there."""
-        with closing(Wal.open(folder / "wal", segment_bytes=_SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             promise(("in doubt", 0))
             promise(("cut", 0))
             for index, payload in _payloads(wal).items():
@@ -93,7 +95,7 @@ class CutPart:
             else:
                 gone |= {content for place, content in held.items() if place > index}
                 held = {place: content for place, content in held.items() if place <= index}
-        with closing(Wal.open(folder / "wal", segment_bytes=_SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             found = _payloads(wal)
         assert len(found) >= least, f"entry {least} is lost: the log ends at {len(found)}"
         wrong = [index for index in held if index in found and found[index] != held[index]]
@@ -103,7 +105,7 @@ class CutPart:
 
     def _append(self, wal: Wal, number: int, promise: Tell) -> None:
         index = wal.commit + 1
-        payload = f"{number} {index} ".encode() * 20
+        payload = f"{number} {index} ".encode().ljust(self._PAYLOAD_BYTES, b".")
         wal.append([payload])
         promise(("entry", index, payload.hex()))
 

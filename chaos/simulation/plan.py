@@ -30,7 +30,16 @@ FAULTS = (
     "crash_loop",
     "rewrite",
 )
-STORIES = ("figure_eight", "two_leaders", "stale_round", "crash_loop", "torn_twice", "cut_short", "full_disk")
+STORIES = (
+    "figure_eight",
+    "two_leaders",
+    "stale_round",
+    "elections",
+    "crash_loop",
+    "torn_twice",
+    "cut_short",
+    "full_disk",
+)
 _ELECTIONS = ("pre_vote", "pre_vote_granted", "request_vote", "response_vote")
 _TIMINGS = (
     Timing(0.15, 1.0, 2.0),
@@ -84,10 +93,10 @@ def draw(seed: int, members: int | None = None) -> Plan:
     chance = Random(f"plan/{seed}")
     count = chance.choice((3, 3, 5)) if members is None else (chance.random(), members)[1]
     faults = tuple(fault for fault in FAULTS if chance.random() < 0.45) or ("power", "isolate")
-    story = chance.choice(STORIES) if chance.random() < 0.3 else None
-    if story == "two_leaders":  # in three, who votes for the second knows of it
+    story = chance.choice(STORIES) if chance.random() < 0.35 else None
+    if story in {"two_leaders", "elections"}:  # in three a single other one decides
         count = members or 5
-    wild = chance.random() < 0.3 and story is None
+    wild = (chance.random() < 0.3 and story is None) or story == "elections"
     delay = chance.choice((0.0005, 0.005, 0.03, 0.08))
     jitter = delay * chance.choice((0.1, 1.0, 3.0))
     timing = chance.choice([each for each in _TIMINGS if each.election_least >= 5 * (delay + jitter)])
@@ -101,7 +110,7 @@ def draw(seed: int, members: int | None = None) -> Plan:
         fault_seconds=max(timing.election_most / 2, chance.choice((0.6, 1.2, 2.5))),
         wild=wild,
         duplicated=chance.choice((0.04, 0.3)),
-        whims=_whims(chance) if wild else {},
+        whims=_whims(chance, story) if wild else {},
         delay=delay,
         jitter=jitter,
         loss=chance.choice((0.0, 0.002, 0.02)),
@@ -117,7 +126,9 @@ def draw(seed: int, members: int | None = None) -> Plan:
     )
 
 
-def _whims(chance: Random) -> dict[str, Whim]:
+def _whims(chance: Random, story: str | None) -> dict[str, Whim]:
+    if story == "elections":
+        return {kind: Whim(0.5, 0.5, chance.choice((0.5, 4.0))) for kind in ("request_vote", "response_vote")}
     share = (0.0, 0.3, 0.7)
     return {
         kind: Whim(chance.choice(share), chance.choice(share), chance.choice((0.0, 0.5, 4.0)))

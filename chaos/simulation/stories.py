@@ -89,6 +89,16 @@ def stale_round(stage: Stage) -> Generator[float, None, None]:
     yield timing.election_least * stage.chance.random()
 
 
+def elections(stage: Stage) -> Generator[float, None, None]:
+    """One after the other, while the network loses, repeats and delays the votes."""
+    yield from stage.until(lambda: leader(stage.scene) is not None, 2 * stage.timing.election_most)
+    if (leads := leader(stage.scene)) is None:
+        return
+    stage.split([leads], stage.others(leads))
+    yield from _elected(stage, stage.others(leads), term(leads))
+    yield stage.timing.election_least * stage.chance.random()
+
+
 def crash_loop(stage: Stage) -> Generator[float, None, None]:
     """A member whose processes end one after the other, each soon after it began, beside others that go on."""
     (victim, *_) = stage.others()
@@ -176,5 +186,14 @@ def _entries_behind(old: int) -> Callable[[str, str, Message], bool]:
     return censor
 
 
-_ALL: tuple[Story, ...] = (figure_eight, two_leaders, stale_round, crash_loop, torn_twice, cut_short, full_disk)
+_ALL: tuple[Story, ...] = (
+    figure_eight,
+    two_leaders,
+    stale_round,
+    elections,
+    crash_loop,
+    torn_twice,
+    cut_short,
+    full_disk,
+)
 STORIES = {story.__name__: story for story in _ALL}

@@ -1,5 +1,6 @@
 """The simulated cluster: it keeps its promises, it repeats itself, and it sees when something is missing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from chaos.simulation.campaign import outcomes, run
+from chaos.simulation.campaign import Progress, outcomes, run
 from chaos.simulation.command import simulate_command
 from chaos.simulation.guards import GUARDS
 from chaos.simulation.omission import syncs
@@ -100,6 +101,9 @@ def test_a_campaign_goes_on_where_it_ended(tmp_path: Path) -> None:
     again = CliRunner().invoke(simulate_command, [*arguments, "--seeds", "3"])
     assert again.exit_code == 0
     assert "3 seeds from 1 on" in again.output
+    assert json.loads(state.read_text())["done"] == 3
+    state.write_text(state.read_text().replace('"sources": "', '"sources": "other '))
+    assert Progress(state, 1).done == 0
     broken = CliRunner().invoke(
         simulate_command, ["--jobs", "1", "--seeds", "40", "--without", "only a conflict truncates"]
     )

@@ -55,7 +55,7 @@ class Judge:
         self._under_way: dict[tuple[str, str], tuple[int, int]] = {}  # to a member: term, highest index sent
 
     def sent(self, member: str, receiver: str, message: Message, term_of: dict[int, int]) -> None:
-        """A message left; `term_of` is filled with the term of the entry it acknowledges, if it does."""
+        """A message left; `term_of` has the term of the entry that it says is held by the member, if it does."""
         kind, term = message["type"], message["term"]
         if kind == "response_vote":
             self._vote(member, term, receiver)
@@ -63,9 +63,8 @@ class Judge:
             self._vote(member, term, member)
         elif kind == "append_entries" and message.get("entries"):
             self._send(member, receiver, term, message["entries"])
-        elif kind == "next_node_idx" and message["success"]:
-            for index, entry_term in term_of.items():
-                self._promise(member, _Promise(index, entry_term, term))
+        for index, entry_term in term_of.items():
+            self._promise(member, _Promise(index, entry_term, term))
         if kind in {"request_vote", "pre_vote", "append_entries"}:  # the others may speak of a term gone by
             self.in_term(member, term)
 

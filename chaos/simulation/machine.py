@@ -286,7 +286,7 @@ class Machine:
                 raise Broken("a member ends only for its disk", f"{self.name}: {error!r}") from error
 
     def _send(self, receiver: str, message: Message) -> bool:
-        acknowledged = self._acknowledged(message) if message["type"] == "next_node_idx" else {}
+        acknowledged = self._acknowledged(message)
         taken = self._world.send(self.name, receiver, message, self.volume.spent)
         if message["type"] == "response_vote" and not self._transfers.get(receiver):
             patience = self._world.plan.timing.election_least
@@ -299,12 +299,17 @@ class Machine:
         return taken
 
     def _acknowledged(self, message: Message) -> dict[int, int]:
-        """The term of the entry that is acknowledged, by its index."""
+        """The term of the entry that is said to be held here, by its index: acknowledged, or committed by a leader."""
         if self.member is None:
             return {}
-        self._look_at_log(self.member.core)  # it may have been cut before it grew to what is acknowledged
-        index = message["next_node_idx"] - 1
-        term = self.member.core.journal.term(index) if message["success"] else None
+        if message["type"] == "append_entries":
+            index = message["commit_index"]
+        elif message["type"] == "next_node_idx" and message["success"]:
+            self._look_at_log(self.member.core)  # it may have been cut before it grew to what is acknowledged
+            index = message["next_node_idx"] - 1
+        else:
+            return {}
+        term = self.member.core.journal.term(index)
         return {} if term is None else {index: term}
 
     def _live_on(self) -> None:

@@ -147,7 +147,9 @@ def _step_counting_first(self: Member) -> None:
         self._take_messages()
         if not self.core.is_leader:
             self.core.acknowledge()
-        self.core.broadcast()
+        if self._grown or self._waits_for_a_round:
+            self._grown = False
+            self.core.broadcast()
         self.core.tick()
         self._settle()
         if not self.core.is_leader or self.core.commit > commit:

@@ -81,7 +81,7 @@ class Judge:
         self._under_way.pop((leader, member), None)
 
     def votes(self, member: str, seconds: float, patience: float) -> None:
-        """A member voted, not to hand leadership over, `seconds` after it heard a leader."""
+        """A member gave a vote or promised one, not to hand leadership over, `seconds` after it heard a leader."""
         if seconds < patience:
             raise Broken("who hears a leader does not vote", f"{member} heard one {seconds:.3f} s ago")
 

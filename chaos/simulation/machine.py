@@ -288,7 +288,7 @@ class Machine:
     def _send(self, receiver: str, message: Message) -> bool:
         acknowledged = self._acknowledged(message)
         taken = self._world.send(self.name, receiver, message, self.volume.spent)
-        if message["type"] == "response_vote" and not self._transfers.get(receiver):
+        if message["type"] in {"response_vote", "pre_vote_granted"} and not self._transfers.get(receiver):
             patience = self._world.plan.timing.election_least
             self._world.judge.votes(self.name, self._world.now - self._followed, patience)
         if taken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from chaos.simulation.plan import draw
 from chaos.simulation.world import Outcome, simulate
 
 _AT_ONCE = 16  # seeds handed to a process
-HEADER = "| removed | seeds | promise broken | example |\n| --- | --- | --- | --- |"
+HEADER = "| removed | seeds | promise broken |\n| --- | ---: | --- |"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class Proof:
     @property
     def row(self) -> str:
         """One line of the table, in Markdown."""
-        promise = self.outcome.promise or "none"
-        return f"| {self.removed} | {self.seeds} | {promise} | {self.outcome.detail[:110].replace('|', '/')} |"
+        detail = re.sub(r"/\S+/(?=\S)", "", self.outcome.detail)[:110].replace("|", "/")  # without the run's folder
+        return f"| {self.removed} | {self.seeds} | {self.outcome.promise or 'none'}: {detail} |"
 
 
 def run(seed: int, *, members: int | None = None, removed: str | None = None) -> Outcome:

@@ -11,7 +11,7 @@ from types import CodeType, FunctionType
 from chaos.fsyncs import Removal, removals
 
 PRODUCT = Path(__file__).resolve().parent.parent.parent
-_SIMULATED = ("consensus/wal.py", "consensus/cuts.py", "consensus/raft/")
+_SIMULATED = ("consensus/wal.py", "consensus/cuts.py", "consensus/smallfile.py", "consensus/raft/")
 
 
 def syncs() -> list[Removal]:

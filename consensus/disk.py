@@ -9,6 +9,14 @@ from pathlib import Path
 PORTION_BYTES = 4 * 1024 * 1024  # of a large file, to write out at a time
 
 
+def write_all(descriptor: int, content: bytes, offset: int) -> None:
+    """All of it is written, and not yet durable; raises OSError, after which a part of it may be."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
 def sync_data(descriptor: int) -> None:
     """Data and size of an open file reach the disk; raises OSError, after which nothing about the file is certain."""
     os.fdatasync(descriptor)

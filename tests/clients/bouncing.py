@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from chaos.ports import free_ports
-from tests.node.walled_regions import AP, EU, US, Regions
+from tests.node.walled_regions import walled_regions
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect", "host"}
 CHUNK_BYTES = 256 * 1024
@@ -113,13 +113,11 @@ def bouncing(regions: Sequence[str], *, seed: int = 1) -> Iterator[Bouncing]:
 @contextmanager
 def three_bouncing_regions(folder: Path) -> Iterator[Bouncing]:
     """Three regions of their own in a folder, and the proxy before them."""
-    regions = Regions(folder)
-    try:
-        regions.start(EU, US, AP)
-        with bouncing([region.address for region in regions.cluster.regions]) as seen:
-            yield seen
-    finally:
-        regions.close()
+    with (
+        walled_regions(folder) as regions,
+        bouncing([region.address for region in regions.cluster.regions]) as seen,
+    ):
+        yield seen
 
 
 def main() -> None:

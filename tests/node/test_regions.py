@@ -15,19 +15,15 @@ import pytest
 from node.local import stop
 from tests.node.descent import descendants
 from tests.node.running import digest_of, eventually
-from tests.node.walled_regions import AP, EU, PLAIN, READY_SECONDS, US, Regions
+from tests.node.walled_regions import AP, EU, PLAIN, READY_SECONDS, US, Regions, walled_regions
 
 UNDECIDED = (503, 504)  # it may or may not have happened
 
 
 @pytest.fixture(scope="module")
 def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
-    made = Regions(tmp_path_factory.mktemp("regions"))
-    try:
-        made.start(EU, US, AP)
+    with walled_regions(tmp_path_factory.mktemp("regions")) as made:
         yield made
-    finally:
-        made.close()
 
 
 def test_no_region_can_look_into_the_folder_of_another(regions: Regions) -> None:

@@ -1,18 +1,20 @@
 """A proxy that sends every request to another region than the last, as DNS may do to a client in the worst case.
 
-`python -m tests.clients.bouncing` starts three regions behind it and says where it listens, until Ctrl-C:
-`MERIDIAN_TEST_REGISTRY=HOST:PORT pytest tests/clients` then runs every client through it.
+`python -m tests.clients.bouncing [HOST:PORT ...]` says where it listens, until Ctrl-C, before the regions at these
+addresses or else before three that it starts: `MERIDIAN_TEST_REGISTRY=HOST:PORT pytest tests/clients` then runs every
+client through it. `meridian lab up` prints the addresses of regions that a WAN joins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -122,7 +124,12 @@ def three_bouncing_regions(folder: Path) -> Iterator[Bouncing]:
 
 def main() -> None:
     """Until Ctrl-C or SIGTERM."""
-    with tempfile.TemporaryDirectory(prefix="meridian-") as folder, three_bouncing_regions(Path(folder)) as seen:
+    with ExitStack() as stack:
+        if addresses := sys.argv[1:]:
+            seen = stack.enter_context(bouncing(addresses))
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="meridian-"))
+            seen = stack.enter_context(three_bouncing_regions(Path(folder)))
         print(seen.address, flush=True)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -34,7 +34,7 @@ class Proof:
     @property
     def row(self) -> str:
         """One line of the table, in Markdown."""
-        detail = re.sub(r"/\S+/(?=\S)", "", self.outcome.detail)[:110].replace("|", "/")  # without the run's folder
+        detail = re.sub(r"(?<!\w)/\S+/(?=\S)", "", self.outcome.detail)[:110].replace("|", "/")  # without the run's folder
         return f"| {self.removed} | {self.seeds} | {self.outcome.promise or 'none'}: {detail} |"
 
 

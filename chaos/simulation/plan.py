@@ -40,6 +40,7 @@ STORIES = (
     "cut_short",
     "full_disk",
 )
+_BUSY = {"torn_twice", "cut_short", "full_disk"}  # these need several entries on their way
 _ELECTIONS = ("pre_vote", "pre_vote_granted", "request_vote", "response_vote")
 _TIMINGS = (
     Timing(0.15, 1.0, 2.0),
@@ -117,7 +118,7 @@ def draw(seed: int, members: int | None = None) -> Plan:
         torn=1.0 if story in {"torn_twice", "cut_short"} else chance.choice((0.0, 0.5, 1.0)),
         sector_bytes=chance.choice((64, 512)),
         real_state=chance.random() < 0.1,
-        proposal_rate=chance.choice((0.5, 2.0, 4.0)),
+        proposal_rate=chance.choice((0.5, 2.0, 4.0)) * (4 if story in _BUSY else 1),
         read_rate=chance.choice((0.2, 0.6, 2.0)),
         trim_seconds=chance.choice((2.0, 6.0, 30.0)),
         segment_bytes=chance.choice((300, 1000, 4096)),

@@ -34,7 +34,8 @@ class Proof:
     @property
     def row(self) -> str:
         """One line of the table, in Markdown."""
-        detail = re.sub(r"(?<!\w)/\S+/(?=\S)", "", self.outcome.detail)[:110].replace("|", "/")  # without the run's folder
+        without_folders = re.sub(r"(?<!\w)/\S+/(?=\S)", "", self.outcome.detail)
+        detail = without_folders[:110].replace("|", "/")
         return f"| {self.removed} | {self.seeds} | {self.outcome.promise or 'none'}: {detail} |"
 
 

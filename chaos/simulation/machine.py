@@ -63,11 +63,12 @@ class Surroundings(Protocol):
 @dataclass(frozen=True, slots=True)
 class Doom:
     """How a process ends soon: at a sync or just behind a message that left, counted from its start or from now, or
-    when it syncs over what was synced before."""
+    when it syncs over what was synced before, or that files are gone."""
 
     syncs: int = 0
     messages: int = 0
     rewrite: bool = False  # always with the power
+    removal: bool = False  # this too
     power_lost: bool = False
 
 
@@ -165,6 +166,7 @@ class Machine:
         self._doom, self._messages_left = doom, doom.messages
         self.volume.fuse, self.volume.fuse_kills = doom.syncs, not doom.power_lost
         self.volume.rewrite_fuse = doom.rewrite
+        self.volume.removal_fuse = doom.removal
 
     def end(self, *, power_lost: bool) -> None:
         """Now, in the middle of whatever it does."""

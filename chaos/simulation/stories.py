@@ -127,12 +127,13 @@ def cut_short(stage: Stage) -> Generator[float, None, None]:
         return
     others, known, old_term = stage.others(old), last(old), term(old)
     stage.cut([old], others)
-    upto = known + stage.chance.randint(1, 5)
+    upto = known + stage.chance.randint(1, 12)
     yield from stage.until(lambda: last(old) >= upto, timing.fallback)
     stage.split([old], others)
     if (yield from _elected(stage, others, old_term)) is None:
         return
-    stage.doom(old, Doom(rewrite=True), *stage.chance.choices((Doom(rewrite=True), stage.any_doom()), k=2))
+    dooms = (Doom(rewrite=True), Doom(rewrite=True), Doom(removal=True), stage.any_doom())
+    stage.doom(old, stage.chance.choice(dooms[:3]), *stage.chance.choices(dooms, k=2))
     stage.heal()
     yield from stage.until(lambda: not old.dooms, 2 * timing.election_most)
     yield timing.election_most * stage.chance.random()

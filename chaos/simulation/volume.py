@@ -45,6 +45,7 @@ class Volume:
         self.fuse = 0  # the sync at which the process ends, counted down
         self.fuse_kills = False  # and the power stays
         self.rewrite_fuse = False  # the next sync that would change what was synced before ends it, and the power
+        self.removal_fuse = False  # the same of one that would let names be gone
         self.bad = 0  # the same, for a sync that fails
         self.slow = 0.0  # seconds that a sync takes
         self.spent = 0.0  # seconds that syncs have taken since somebody looked
@@ -74,7 +75,11 @@ class Volume:
     def sync_folder(self, path: str) -> None:
         """Its names are kept; what they name need not be."""
         self._before()
-        self._names[path] = self._present(path)
+        present = self._present(path)
+        if self.removal_fuse and not present.keys() >= self._names.get(path, {}).keys():
+            self.removal_fuse = False
+            raise Ended(power_lost=True)
+        self._names[path] = present
         self._after()
 
     def lose_power(self, torn: float) -> None:

@@ -18,8 +18,6 @@ _GIVEN_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _HUNDREDS = (0, 100, 200, 300)  # `meridian local` adds them to BASE_PORT, for four kinds of listeners
 _MOST_REGIONS = 7
 
-_held: list[socket.socket] = []  # until this process ends
-
 
 def free_ports(count: int) -> list[int]:
     """Different ones; this process keeps other runs of tests and benchmarks from taking them."""
@@ -46,7 +44,8 @@ def _reserve(offsets: list[int], candidates: Iterable[int] = ()) -> int:
             except OSError:
                 continue
             stack.pop_all()
-            _held.extend(taken)
+            for each in taken:
+                each.detach()  # it lasts until this process ends
             return first
     raise RuntimeError(f"no free ports from {_LEAST} to {_END}")
 

@@ -182,9 +182,14 @@ class Registry:
 
     async def blob(self, repository: RepositoryName, digest: Digest) -> BlobView:
         """A blob of the repository. Raises BlobUnknown."""
-        view = await self._blob(repository, digest)
+        unconfirmed = None
+        try:
+            await self._fresh()
+        except StateUnconfirmed as error:
+            unconfirmed = error
+        view = self._views.blob(repository, digest)
         if view is None:
-            raise BlobUnknown(repository, digest)
+            raise unconfirmed or BlobUnknown(repository, digest)
         return view
 
     async def open_blob(self, digest: Digest, size_bytes: int, start: int, stop: int) -> BlobReader:
@@ -209,8 +214,10 @@ class Registry:
             await self._fresh()  # it may have been deleted elsewhere, and then has to come back
             if self._views.blob(repository, digest):
                 return True
-        if source and not await self._blob(source, digest):
-            return False
+        if source and not self._views.blob(source, digest):  # else the command decides
+            await self._fresh()
+            if not self._views.blob(source, digest):
+                return False
         try:
             await carry_out(self._proposer, MountBlob(repository, digest, source))
         except BlobUnknown:
@@ -252,15 +259,6 @@ class Registry:
         each call giving up to so many that follow a digest."""
         await self._fresh()
         return partial(self._views.referrers, repository, subject, artifact_type)
-
-    async def _blob(self, repository: RepositoryName, digest: Digest) -> BlobView | None:
-        try:
-            await self._fresh()
-        except StateUnconfirmed:
-            if view := self._views.blob(repository, digest):
-                return view
-            raise
-        return self._views.blob(repository, digest)
 
     def _decide(self, repository: RepositoryName, facts: ManifestFacts, undecided: frozenset[Digest]) -> ManifestFacts:
         """Children that are blobs here, and no manifests, are taken for blobs."""

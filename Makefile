@@ -39,7 +39,7 @@ check: $(DEV) ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with power lost, then without each fsync; SEEDS simulated
+soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with power lost, then without each fsync; ROUNDS images by real clients; SEEDS simulated
 	$(BIN)/meridian chaos crash --rounds $(ROUNDS)
 	$(BIN)/meridian chaos crash --rounds $$(( ($(ROUNDS) + 1) / 2 )) --lossy
 	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) * 2 / 5 )) --fault leader

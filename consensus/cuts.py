@@ -8,29 +8,35 @@ announced, by the name of an empty file beside the one to be cut, and the next p
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from consensus import disk
 
-_SUFFIX = ".cut"
+_NAME = "{}-{}.cut"
+_NAMES = re.compile(r"(.+)-([0-9]{1,19})\.cut", re.ASCII)
 
 
 def announce(path: Path, end: int) -> Path:
     """Durable when this returns: the file is going to have `end` bytes. Returns what to `forget` once it durably has
     them. Raises OSError."""
-    announced = path.with_name(f"{path.name}-{end}{_SUFFIX}")
+    announced = path.with_name(_NAME.format(path.name, end))
     announced.touch(0o600)
     disk.sync_folder(path.parent)
     return announced
 
 
 def resume(folder: Path) -> Sequence[Path]:
-    """Makes every announced cut, to be synced before they are forgotten. Raises OSError."""
-    found = sorted(folder.glob(f"*{_SUFFIX}"))
-    for announced in found:
-        name, _, end = announced.stem.rpartition("-")
-        os.truncate(folder / name, int(end))
+    """Makes every announced cut, to be synced before they are forgotten; foreign files are passed over. A file that is
+    gone or shorter by now is left as it is: a cut adds nothing. Raises OSError."""
+    found = []
+    for announced in sorted(folder.iterdir()):
+        if match := _NAMES.fullmatch(announced.name):
+            found.append(announced)
+            path, end = folder / match[1], int(match[2])
+            if path.exists() and path.stat().st_size > end:
+                os.truncate(path, end)
     return found
 
 

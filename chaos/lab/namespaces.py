@@ -17,7 +17,6 @@ import errno
 import fcntl
 import os
 import shutil
-import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from random import SystemRandom
 from types import TracebackType
 from typing import Self, TypeVar
 
+from chaos.claims import claim
 from chaos.lab.errors import NamespacesRefused
 from chaos.lab.topology import CongestionControl
 
@@ -168,15 +168,15 @@ def _claim() -> Iterator[int]:
     """A number that no other lab of this machine has while the context lasts."""
     start = SystemRandom().randrange(_MOST_LABS)
     for number in ((start + step) % _MOST_LABS for step in range(_MOST_LABS)):
-        with socket.socket(socket.AF_UNIX) as mark:
-            try:
-                mark.bind(f"\0meridian-lab-{number}")  # only one process can have it, and it ends with that
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                continue
+        try:
+            mark = claim(f"lab-{number}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        with mark:
             yield number
-            return
+        return
     raise NamespacesRefused(f"{_MOST_LABS} labs are up on this machine: no more")
 
 

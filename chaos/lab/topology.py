@@ -35,15 +35,18 @@ Megabits = Annotated[float, Meta(gt=0, le=MOST_MBIT)]
 QueueBytes = Annotated[int, Meta(ge=LEAST_QUEUE_BYTES, le=MOST_QUEUE_BYTES)]
 
 
-class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """What is to be different about a way; None leaves it as it is. Milliseconds, Mbit/s, bytes."""
-
+class _Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     delay_ms: Milliseconds | None = None
     jitter_ms: Milliseconds | None = None
     loss: Share | None = None
     rate_mbit: Megabits | None = None
     queue_bytes: QueueBytes | None = None
     queue_ms: Milliseconds | None = None
+
+
+class Change(_Quality, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What is to be different about a way; None leaves it as it is. Milliseconds, Mbit/s, bytes."""
+
     cut: bool | None = None
 
     @property
@@ -102,27 +105,16 @@ class Topology:
         return self.links[one, other].delay_ms + self.links[other, one].delay_ms
 
 
-class _Default(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Default(_Quality, frozen=True, forbid_unknown_fields=True, kw_only=True):
     round_trip_ms: Milliseconds | None = None
-    delay_ms: Milliseconds | None = None
-    jitter_ms: Milliseconds | None = None
-    loss: Share | None = None
-    rate_mbit: Megabits | None = None
-    queue_bytes: QueueBytes | None = None
-    queue_ms: Milliseconds | None = None
 
     def change(self) -> Change:
         if self.round_trip_ms is not None and self.delay_ms is not None:
             raise TopologyError("round_trip_ms and delay_ms: expected one of them")
-        delay_ms = self.delay_ms if self.round_trip_ms is None else self.round_trip_ms / 2
-        return Change(
-            delay_ms=delay_ms,
-            jitter_ms=self.jitter_ms,
-            loss=self.loss,
-            rate_mbit=self.rate_mbit,
-            queue_bytes=self.queue_bytes,
-            queue_ms=self.queue_ms,
-        )
+        given = {name: getattr(self, name) for name in _Quality.__struct_fields__}
+        if self.round_trip_ms is not None:
+            given["delay_ms"] = self.round_trip_ms / 2
+        return Change(**given)
 
 
 class _Link(_Default, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"source": "from", "sink": "to"}):

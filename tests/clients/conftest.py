@@ -16,6 +16,7 @@ import pytest
 from bench.servers import meridian
 from consensus import entropy
 from tests.clients.bouncing import three_bouncing_regions
+from tests.clients.containerd import ctr as ctr
 from tests.clients.inspection import Inspection
 from tests.clients.layouts import Layout
 from tests.clients.workspace import Workspace

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.containerd import Ctr
 from tests.clients.inspection import Inspection
 from tests.clients.layouts import Layout, tagged
-from tests.clients.test_containerd import Ctr
-from tests.clients.test_containerd import ctr as ctr
 from tests.clients.workspace import Workspace
 
 IMAGES = int(os.environ.get("MERIDIAN_IMAGES", "2"))

@@ -58,3 +58,28 @@ def test_one_that_was_made_and_not_forgotten_changes_nothing(tmp_path: Path) -> 
     cuts.announce(path, path.stat().st_size)
     with opened(tmp_path) as wal:
         assert read_all(wal) == PAYLOADS[:2]
+
+
+@pytest.mark.parametrize(
+    "name", [".cut", "x.cut", "00000000000000000001.log-.cut", "00000000000000000001.log--1.cut", "a-1x.cut"]
+)
+def test_a_file_that_announces_nothing_is_passed_over(tmp_path: Path, name: str) -> None:
+    with opened(tmp_path) as wal:
+        wal.append(PAYLOADS)
+    (tmp_path / name).touch()
+    with opened(tmp_path) as wal:
+        assert read_all(wal) == PAYLOADS
+    assert (tmp_path / name).exists()
+
+
+def test_a_cut_adds_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as wal:
+        wal.append(PAYLOADS[:2])
+    (path,) = files(tmp_path)
+    content = path.read_bytes()
+    cuts.announce(path, 2 * len(content))
+    cuts.announce(path.with_name("00000000000000000099.log"), 100)
+    with opened(tmp_path) as wal:
+        assert read_all(wal) == PAYLOADS[:2]
+    assert path.read_bytes() == content
+    assert not list(tmp_path.glob("*.cut"))

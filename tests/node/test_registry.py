@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -14,23 +13,12 @@ import pytest
 from consensus.commands import Command, Outcome, PutManifest, StageContent
 from consensus.errors import LogFull
 from consensus.manifest import parse_manifest
-from consensus.names import Digest, RepositoryName, StoreId, Tag
+from consensus.names import Digest, RepositoryName, Tag
 from consensus.proposer import Channel, Proposer
-from consensus.replica import Replica
-from consensus.solo import SoloLog
-from consensus.state import State
 from consensus.views import Views
-from node.blobs.memory import MemoryStore, MemoryUploads
 from node.conditions import ANYTHING, UNCONDITIONAL, Condition
-from node.config import Config
 from node.errors import ManifestUnknown, TagConflict, Undecided
-from node.freshness import Freshness
-from node.registry import ManifestPush, Registry
-from node.tokens import UploadTokens
-
-APP = RepositoryName("team/app")
-V1 = Tag("v1")
-PLAIN = "application/vnd.example.plain"
+from tests.node.registries import APP, PLAIN, V1, push, registry_on, replicated
 
 
 class Interfering:
@@ -62,36 +50,6 @@ class Full:
 
     async def propose(self, proposer: int, sequence: int, acknowledged: int, command: Command) -> Outcome:
         raise LogFull("no space left on device")
-
-
-@asynccontextmanager
-async def replicated(folder: Path) -> AsyncIterator[tuple[Replica, Views]]:
-    log, state = SoloLog.open(folder / "wal"), State.open(folder / "state", "c" * 32)
-    views = Views(folder / "state")
-    try:
-        async with Replica.open(log, state) as replica:
-            yield replica, views
-    finally:
-        views.close()
-        await log.close()
-        state.close()
-
-
-def registry_on(channel: Channel, views: Views, freshness: Freshness | None = None) -> Registry:
-    blobs = MemoryStore(StoreId("a" * 32))
-    return Registry(
-        views=views,
-        proposer=Proposer(channel, "test"),
-        blobs=blobs,
-        uploads=MemoryUploads(blobs),
-        tokens=UploadTokens("1" * 32, b"s" * 32),
-        config=Config(),
-        freshness=freshness,
-    )
-
-
-def push(content: bytes, condition: Condition = UNCONDITIONAL, *, tag: Tag = V1) -> ManifestPush:
-    return ManifestPush(content, PLAIN, None, (tag,), condition)
 
 
 async def test_a_tag_that_moves_meanwhile_is_looked_at_again(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from consensus.replica import Replica
 from node.conditions import ANYTHING, Condition
 from node.errors import BlobUnknown, ManifestUnknown, StateUnconfirmed, TagConflict
 from node.registry import Registry
-from tests.node.test_registry import APP, V1, push, registry_on, replicated
+from tests.node.registries import APP, V1, push, registry_on, replicated
 
 
 class Behind:

@@ -15,7 +15,7 @@ from pathlib import Path
 from consensus import disk
 
 _NAME = "{}-{}.cut"
-_NAMES = re.compile(r"(.+)-([0-9]{1,19})\.cut", re.ASCII)
+_NAMES = re.compile(r"(.*\.log)-([0-9]{1,19})\.cut")
 
 
 def announce(path: Path, end: int) -> Path:

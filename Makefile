@@ -39,7 +39,7 @@ check: $(DEV) ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with power lost, then without each fsync; SEEDS simulated
+soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with power lost, then without each fsync; ROUNDS images by real clients; SEEDS simulated
 	$(BIN)/meridian chaos crash --rounds $(ROUNDS)
 	$(BIN)/meridian chaos crash --rounds $$(( ($(ROUNDS) + 1) / 2 )) --lossy
 	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) * 2 / 5 )) --fault leader
@@ -47,7 +47,7 @@ soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with p
 	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) / 5 )) --fault power
 	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) / 10 )) --fault partition --fault freeze
 	$(BIN)/meridian chaos fsyncs
-	MERIDIAN_IMAGES=$(ROUNDS) $(BIN)/python -m pytest -q tests/clients/test_skopeo_regions.py
+	MERIDIAN_IMAGES=$(ROUNDS) $(BIN)/python -m pytest -q tests/clients/test_skopeo_regions.py tests/clients/test_many_images.py
 	MERIDIAN_KILLS=$(ROUNDS) $(BIN)/python -m pytest -q tests/node/test_fetch_crashes.py
 	@mkdir -p build
 	$(BIN)/meridian chaos simulate --seeds $(SEEDS) --state build/simulation.json

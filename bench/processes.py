@@ -50,6 +50,15 @@ def pss_bytes(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
+def peak_bytes(pid: int) -> int:
+    """The most memory that one process has had at a time, with the pages it shares; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 class MemoryWatch:
     """Samples the memory of a tree every 100 ms while in its `with` block; `peak_bytes` is the highest sum seen."""
 

@@ -1,9 +1,11 @@
 """Three regions at the distances of real ones: what a write costs, how many there can be, whether it is calm.
 
-    python -m bench.wan --minutes 10
+    python -m bench.wan --minutes 10 [--lab]
 
-Real nodes on this machine reach each other through relays that delay every byte. Writes go straight to a node's keeper,
-so that no HTTP blurs the figures. Both lie on one disk and share its processors, which real regions do not.
+Real nodes on this machine reach each other through relays that delay every byte or, with `--lab` (needs root), through
+packets between network namespaces: there TCP counts as well, its slow start and its idea of the rate. Writes go
+straight to a node's keeper, so that no HTTP blurs the figures. All lie on one disk and share its processors, which real
+regions do not.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.report import replace_section
-from chaos.regions import NAMES, Regions, regions
+from chaos.lab.laboratory import lab
+from chaos.lab.topology import load
+from chaos.regions import NAMES, Nodes, regions
 from consensus import clock
 from consensus.commands import BlobFact, RecordBlobs, Status
 from consensus.errors import LogUnavailable
@@ -118,7 +122,7 @@ class Writer:
 
 
 @asynccontextmanager
-async def writers(cluster: Regions, names: Iterable[str] = NAMES) -> AsyncIterator[dict[str, Writer]]:
+async def writers(cluster: Nodes, names: Iterable[str] = NAMES) -> AsyncIterator[dict[str, Writer]]:
     """One in each region."""
     clients = {name: KeeperClient(cluster.nodes[name].runtime / "keeper.sock") for name in names}
     try:
@@ -136,7 +140,7 @@ async def _enrol(client: KeeperClient) -> int:
             await asyncio.sleep(0.1)
 
 
-async def lead(cluster: Regions, wanted: str) -> None:
+async def lead(cluster: Nodes, wanted: str) -> None:
     """Kills the keeper that leads until the wanted one does: one that resigns would choose, and always the nearest."""
     for _ in range(_MOVES):
         leader = await cluster.steward()
@@ -150,7 +154,7 @@ async def lead(cluster: Regions, wanted: str) -> None:
     raise SystemExit(f"{wanted} does not come to lead")
 
 
-async def measure_latency(cluster: Regions, count: int) -> AsyncIterator[Placement]:
+async def measure_latency(cluster: Nodes, count: int) -> AsyncIterator[Placement]:
     """Every region, for every leader."""
     for leader in NAMES:
         await lead(cluster, leader)
@@ -160,7 +164,7 @@ async def measure_latency(cluster: Regions, count: int) -> AsyncIterator[Placeme
                 yield Placement(leader, region, tuple([await writer.write() for _ in range(count)]))
 
 
-async def measure_throughput(cluster: Regions, seconds: float) -> AsyncIterator[Throughput]:
+async def measure_throughput(cluster: Nodes, seconds: float) -> AsyncIterator[Throughput]:
     """IN_FLIGHT writes at a time, all at the leader and then a third in each region."""
     leader = await cluster.steward()
     async with writers(cluster) as each:
@@ -189,7 +193,7 @@ async def _flood(chosen: Sequence[Writer], seconds: float) -> list[float]:
     return times
 
 
-async def measure_calm(cluster: Regions, minutes: float) -> AsyncIterator[Calm]:
+async def measure_calm(cluster: Nodes, minutes: float) -> AsyncIterator[Calm]:
     """Whether anybody stands for election although nothing is wrong: idle, and under a steady load."""
     async with writers(cluster) as each:
         for what in ("idle", "100 writes in flight"):
@@ -217,20 +221,25 @@ async def _keep_writing(chosen: Sequence[Writer], ends: float) -> int:
     return done
 
 
-async def _term(cluster: Regions) -> int:
+async def _term(cluster: Nodes) -> int:
     found = [await cluster.standing(name) for name in NAMES]
     return max(standing.term for standing in found if standing)
 
 
 def as_section(
-    command: str, placements: Iterable[Placement], floods: Iterable[Throughput], calms: Iterable[Calm]
+    command: str,
+    placements: Iterable[Placement],
+    floods: Iterable[Throughput],
+    calms: Iterable[Calm],
+    *,
+    by: str = "relays",
 ) -> str:
     """The page's part."""
     distances = ", ".join(f"{one}-{other} {seconds * 1e3:.0f} ms" for (one, other), seconds in ROUND_TRIPS.items())
     lines = [
         f"`{command}`, {datetime.datetime.now(datetime.UTC).date().isoformat()}, load average "
         f"{os.getloadavg()[0]:.1f}. Three real nodes on one machine of {os.cpu_count()} cores, round trips of "
-        f"{distances} by relays; small writes straight to a node's keeper.",
+        f"{distances} by {by}; small writes straight to a node's keeper.",
         "",
         "| leader | write in | p50 ms | cannot be below ms | ratio | goal |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
@@ -258,11 +267,22 @@ def as_section(
     return "\n".join(lines) + "\n"
 
 
+@contextmanager
+def distant(folder: Path, *, in_lab: bool) -> Iterator[Nodes]:
+    """Regions at ROUND_TRIPS, which are those of the lab's own topology."""
+    if in_lab:
+        with lab(load(), folder, kind="namespaces") as cluster:
+            yield cluster
+        return
+    with regions(folder, log="") as relayed:
+        for (one, other), seconds in ROUND_TRIPS.items():
+            relayed.ways.distance(one, other, seconds)
+        yield relayed
+
+
 async def run(options: argparse.Namespace, folder: Path) -> str:
     """Measures; the section."""
-    with regions(folder, log="") as cluster:
-        for (one, other), seconds in ROUND_TRIPS.items():
-            cluster.ways.distance(one, other, seconds)
+    with distant(folder, in_lab=options.lab) as cluster:
         try:
             await cluster.start()
             placements, floods, calms = [], [], []
@@ -278,7 +298,9 @@ async def run(options: argparse.Namespace, folder: Path) -> str:
                 calms.append(calm)
         finally:
             await cluster.close()
-    return as_section(" ".join(["python -m bench.wan", *sys.argv[1:]]), placements, floods, calms)
+    command = " ".join(["python -m bench.wan", *sys.argv[1:]])
+    by = "packets between network namespaces at 200 Mbit/s" if options.lab else "relays"
+    return as_section(command, placements, floods, calms, by=by)
 
 
 def main() -> None:
@@ -287,6 +309,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60, help="writes for each median")
     parser.add_argument("--seconds", type=float, default=15, help="how long writes are counted")
     parser.add_argument("--minutes", type=float, default=10, help="how long to wait for elections, twice")
+    parser.add_argument("--lab", action="store_true", help="packets between network namespaces (needs root)")
     parser.add_argument("--page", type=Path, default=Path("bench/RESULTS.md"), help="where the section goes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:

@@ -28,19 +28,19 @@ class VotePart:
 
     def act(self, folder: Path, promise: Tell) -> None:
         """Votes, each of which leaves when it is durable."""
-        hard = HardState.open(folder)
+        hard = _hard_state(folder)
         for term in range(1, 5):
             hard.vote(term, "abc"[term % 3])
             promise((term, "abc"[term % 3]))
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """What a start finds is said again: that vote counts from now on, even if the old process never gave it."""
-        hard = HardState.open(folder)
+        hard = _hard_state(folder)
         promise((hard.stored.term, hard.stored.voted_for))
 
     def check(self, folder: Path, promises: Sequence[Promise]) -> None:
         """The newest vote is there; an older one of the same term is never another one."""
-        stored = HardState.open(folder).stored
+        stored = _hard_state(folder).stored
         newest = max((promise[0] for promise in promises), default=0)
         assert stored.term >= newest, f"term {newest} is forgotten: the member is in term {stored.term}"
         votes = {promise[1] for promise in promises if promise[0] == stored.term}
@@ -51,17 +51,19 @@ class CutPart:
     """A log whose newest entries are taken back, within a segment and over several, with others in their place."""
 
     name: ClassVar[str] = "cut"
-    covers: ClassVar[tuple[str, ...]] = ("consensus/wal.py",)
+    covers: ClassVar[tuple[str, ...]] = ("consensus/wal.py", "consensus/cuts.py")
     dense: ClassVar[int] = 999
-    repeats: ClassVar[int] = 2
-    _CUTS = ((9, 8), (11, 4), (8, 8), (10, 5), (7, 2))  # written up to here, cut back to there
+    repeats: ClassVar[int] = 6
+    _SEGMENT_BYTES = 8000
+    _PAYLOAD_BYTES = 1500  # some of them to a segment, which is longer than a sector
+    _CUTS = ((10, 6), (11, 4), (8, 8), (10, 5), (10, 2))  # written up to here, cut back to there
 
     def prepare(self, folder: Path) -> None:
         """Nothing: a first start."""
 
     def act(self, folder: Path, promise: Tell) -> None:
         """What is taken back is promised to stay away, what is kept to stay."""
-        with closing(Wal.open(folder / "wal", segment_bytes=_SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             for number, (upto, after) in enumerate(self._CUTS):
                 while wal.commit < upto:
                     self._append(wal, number, promise)
@@ -71,7 +73,7 @@ class CutPart:
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """What a start finds counts again, and nothing else is ever there."""
-        with closing(Wal.open(folder / "wal", segment_bytes=_SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             promise(("in doubt", 0))
             promise(("cut", 0))
             for index, payload in _payloads(wal).items():
@@ -93,7 +95,7 @@ class CutPart:
             else:
                 gone |= {content for place, content in held.items() if place > index}
                 held = {place: content for place, content in held.items() if place <= index}
-        with closing(Wal.open(folder / "wal", segment_bytes=_SEGMENT_BYTES)) as wal:
+        with closing(Wal.open(folder / "wal", segment_bytes=self._SEGMENT_BYTES)) as wal:
             found = _payloads(wal)
         assert len(found) >= least, f"entry {least} is lost: the log ends at {len(found)}"
         wrong = [index for index in held if index in found and found[index] != held[index]]
@@ -103,7 +105,7 @@ class CutPart:
 
     def _append(self, wal: Wal, number: int, promise: Tell) -> None:
         index = wal.commit + 1
-        payload = f"{number} {index} ".encode() * 20
+        payload = f"{number} {index} ".encode().ljust(self._PAYLOAD_BYTES, b".")
         wal.append([payload])
         promise(("entry", index, payload.hex()))
 
@@ -134,7 +136,7 @@ class BasePart:
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """A process started again. The snapshot is in force as soon as it was announced: nothing lies between here."""
-        base, _ = HardState.open(folder / "wal").stored.base
+        base, _ = _hard_state(folder / "wal").stored.base
         if base:
             promise(("in force", base))
         self._go_on(self._open(folder, base), promise)
@@ -159,6 +161,12 @@ class BasePart:
 
     def _open(self, folder: Path, applied: int) -> Journal:
         return Journal.open(folder / "wal", applied, segment_bytes=_SEGMENT_BYTES)
+
+
+def _hard_state(folder: Path) -> HardState:
+    """As a journal opens it: behind the log, which syncs the folder that both are in."""
+    Wal.open(folder, segment_bytes=_SEGMENT_BYTES).close()
+    return HardState.open(folder)
 
 
 def _payloads(wal: Wal) -> dict[int, str]:

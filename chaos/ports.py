@@ -13,12 +13,12 @@ from itertools import chain
 from pathlib import Path
 from random import SystemRandom
 
+from chaos.claims import claim
+
 _LEAST, _END = 10_000, 32_000  # below the ports that Linux gives out (32768 on)
 _GIVEN_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _HUNDREDS = (0, 100, 200, 300)  # `meridian local` adds them to BASE_PORT, for four kinds of listeners
 _MOST_REGIONS = 7
-
-_held: list[socket.socket] = []  # until this process ends
 
 
 def free_ports(count: int) -> list[int]:
@@ -40,13 +40,14 @@ def _reserve(offsets: list[int], candidates: Iterable[int] = ()) -> int:
     for first in candidates or _candidates():
         with contextlib.ExitStack() as stack:
             try:
-                taken = [stack.enter_context(_mark(first + offset)) for offset in offsets]
+                taken = [stack.enter_context(claim(f"port-{first + offset}")) for offset in offsets]
                 for offset in offsets:
                     socket.create_server(("127.0.0.1", first + offset)).close()
             except OSError:
                 continue
             stack.pop_all()
-            _held.extend(taken)
+            for each in taken:
+                each.detach()  # it lasts until this process ends
             return first
     raise RuntimeError(f"no free ports from {_LEAST} to {_END}")
 
@@ -55,14 +56,3 @@ def _candidates() -> Iterable[int]:
     end = min(_END, max(_LEAST + 1000, int(_GIVEN_OUT.read_text().split()[0]))) - max(_HUNDREDS) - _MOST_REGIONS
     start = SystemRandom().randrange(_LEAST, end)
     return chain(range(start, end), range(_LEAST, start))
-
-
-def _mark(port: int) -> socket.socket:
-    """A name that only one process of the machine can have, and that ends with it."""
-    name = socket.socket(socket.AF_UNIX)
-    try:
-        name.bind(f"\0meridian-port-{port}")
-    except OSError:
-        name.close()
-        raise
-    return name

@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,15 +52,26 @@ _ALONE = Settings()
 
 
 class RegionNode:
-    """A node on two loopback ports that stay the same from start to start.
+    """A node on two ports that stay the same from start to start: of loopback, unless `addresses` has those of the
+    registry and of its admin side.
 
     `product` is the source tree it runs from (this one by default): so code with one fsync removed can be tested.
+    `prefix` is a command that ends in executing another, such as that which enters a network namespace.
     """
 
-    def __init__(self, folders: RegionFolders, *, product: Path = _PRODUCT, settings: Settings = _ALONE) -> None:
+    def __init__(
+        self,
+        folders: RegionFolders,
+        *,
+        product: Path = _PRODUCT,
+        settings: Settings = _ALONE,
+        addresses: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.folders = folders
-        self.address, self.admin_address = free_addresses(2)
+        self.address, self.admin_address = addresses or free_addresses(2)
         self._product = product
+        self._prefix = tuple(prefix)
         self._process: subprocess.Popen[bytes] | None = None
         folders.work.mkdir(parents=True, exist_ok=True)
         self._log = folders.work / "node.log"
@@ -72,7 +83,7 @@ class RegionNode:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MERIDIAN_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, "serve", "--config", str(self._config)],
+                [*self._prefix, sys.executable, "-c", _SERVE, "serve", "--config", str(self._config)],
                 cwd=self._product,
                 env=environment | {"PYTHONPATH": str(self._product)},
                 stdin=subprocess.DEVNULL,

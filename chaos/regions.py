@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,16 +41,12 @@ class Standing:
     steward: str | None
 
 
-class Regions:
-    """The cluster. Made by `regions`; nothing runs yet. `mounts` is empty where the disks are good."""
+class Nodes:
+    """Those of one cluster, by their region."""
 
-    def __init__(
-        self, cluster_id: str, nodes: dict[str, RegionNode], ways: Ways, mounts: dict[str, LossyMount]
-    ) -> None:
+    def __init__(self, cluster_id: str, nodes: dict[str, RegionNode]) -> None:
         self.cluster_id = cluster_id
         self.nodes = nodes
-        self.ways = ways
-        self.mounts = mounts
         self._client = httpx.AsyncClient(timeout=_ANSWER_SECONDS, trust_env=False)
 
     async def start(self, *names: str) -> None:
@@ -140,14 +136,28 @@ class Regions:
         await self._client.aclose()
 
 
+class Regions(Nodes):
+    """The cluster. Made by `regions`; nothing runs yet. `mounts` is empty where the disks are good."""
+
+    def __init__(
+        self, cluster_id: str, nodes: dict[str, RegionNode], ways: Ways, mounts: dict[str, LossyMount]
+    ) -> None:
+        super().__init__(cluster_id, nodes)
+        self.ways = ways
+        self.mounts = mounts
+
+
 @contextlib.contextmanager
-def regions(work: Path, *, lossy: bool = False, log: str = SHORT_LOG, seed: int = 1) -> Iterator[Regions]:
-    """A cluster in `work`, with its relays, and its disks where they are lossy; close it within the context."""
+def regions(
+    work: Path, *, lossy: bool = False, log: str = SHORT_LOG, seed: int = 1, relayed: bool = True
+) -> Iterator[Regions]:
+    """A cluster in `work`, with its relays, and its disks where they are lossy; close it within the context. Where they
+    are not relayed the nodes reach each other directly, and there are no ways to shape."""
     free = free_addresses(2 * len(NAMES))
     members = dict(zip(NAMES, zip(free[::2], free[1::2], strict=True), strict=True))
     authority = Authority.create()
     with contextlib.ExitStack() as stack:
-        ways = stack.enter_context(Ways(members, seed=seed))
+        ways = stack.enter_context(Ways(members if relayed else {}, seed=seed))
         nodes, mounts = {}, {}
         for name, (peers, transfers) in members.items():
             folder = work / name
@@ -158,15 +168,19 @@ def regions(work: Path, *, lossy: bool = False, log: str = SHORT_LOG, seed: int 
                 node=f'region = "{name}"\nname = "{name}"\ngateways = 1',
                 listen=f'peers = "{peers}"\ntransfers = "{transfers}"',
                 log=log,
-                more=_cluster(authority.cluster_id, name, members, ways),
+                more=membership(
+                    authority.cluster_id,
+                    {other: ways.addresses.get((name, other), listening) for other, listening in members.items()},
+                ),
             )
             data = (mounts[name].folder if lossy else folder) / "data"
             nodes[name] = RegionNode(RegionFolders(data, folder), settings=settings)
         yield Regions(authority.cluster_id, nodes, ways, mounts)
 
 
-def _cluster(cluster_id: str, me: str, members: dict[str, tuple[str, str]], ways: Ways) -> str:
-    known = {name: ways.addresses.get((me, name), listening) for name, listening in members.items()}
+def membership(cluster_id: str, known: Mapping[str, Sequence[str]]) -> str:
+    """What a member's configuration says of its cluster: where it reaches the keeper of each member, and that one's
+    gateways for transfers (HOST:PORT each), and its certificate, which lies in `tls/`."""
     listed = [f'"{name}={peers}/{transfers.rpartition(":")[2]}"' for name, (peers, transfers) in known.items()]
     return f"""\
 [cluster]

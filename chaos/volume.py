@@ -5,6 +5,7 @@ POSIX promises little, and this model promises nothing beyond it:
 - a file's data and size are durable once that file was synced, and only what was written before;
 - a folder entry (create, mkdir, link, rename, unlink, rmdir) is durable once its folder was synced; syncing the file it
   names is not enough, and a file whose entry is lost is lost with all its data;
+- a file that is made shorter may have zeros in its last sector already, behind its new end, while it has its old size;
 - a rename is atomic: syncing either of its two folders makes both entries durable;
 - a sync that failed has dropped what was dirty, however often it is repeated: Linux marks such pages clean. They can
   still be read while the kernel happens to cache them; only writing them again helps.
@@ -87,11 +88,18 @@ class File(Node):
     def crash(self, kept: float, chance: Random) -> None:
         """Back to what is durable; with `kept`, each dirty sector survives with that probability."""
         if kept > 0:
-            if self.shortest < len(self.durable) and chance.random() < kept:
-                del self.durable[self.shortest :]
+            self._shorten(kept, chance)
             self._settle([sector for sector in self._dirty_sectors() if chance.random() < kept])
         self.data = bytearray(self.durable)
         self._clean()
+
+    def _shorten(self, kept: float, chance: Random) -> None:
+        """Wholly, not at all, or by half: the rest of the sector is cleared before the size changes."""
+        if self.shortest < len(self.durable) and chance.random() < kept:
+            del self.durable[self.shortest :]
+        elif self.shortest < len(self.durable) and chance.random() < kept:
+            end = min(self.shortest - self.shortest % SECTOR_BYTES + SECTOR_BYTES, len(self.durable))
+            self.durable[self.shortest : end] = bytes(end - self.shortest)
 
     def _dirty_sectors(self) -> list[tuple[int, int]]:
         firsts = {

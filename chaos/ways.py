@@ -67,6 +67,12 @@ class Ways:
             self._process.stdout.close()
 
     @property
+    def pid(self) -> int:
+        """Of the relay."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def pairs(self) -> list[Pair]:
         """Every way there is."""
         return list(self.addresses)
@@ -100,7 +106,12 @@ class Ways:
 
     def passed_bytes(self) -> int:
         """So many bytes have arrived, over all ways."""
-        return sum(int(str(count)) for count in self._send({}).values())
+        return sum(self.passed().values())
+
+    def passed(self) -> dict[Pair, int]:
+        """How many bytes have arrived on each way."""
+        counts = {name: int(str(count)) for name, count in self._send({}).items()}
+        return {(source, sink): counts[f"{source}>{sink}"] for source, sink in self.pairs}
 
     def _order(self, pair: Pair) -> None:
         shape = asdict(self._shapes.get(pair, Shape()))

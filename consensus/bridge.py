@@ -65,12 +65,13 @@ class Bridge:
         """Takes a snapshot whenever another node needs one, for ever. Failures are logged, and the node asks again."""
         while True:
             await self._wanted.wait()
-            self._wanted.clear()
             try:
                 await self._take(state, in_thread)
             except (SnapshotError, OSError) as error:
                 _logger.warning("snapshot_not_taken", extra={"reason": str(error)})
                 await asyncio.sleep(_PAUSE_SECONDS)
+            # Who has asked meanwhile finds this one, or asks again.
+            self._wanted.clear()
 
     async def fetched(self, after: Callable[[], int]) -> VerifiedSnapshot:
         """Returns once this node needed a snapshot and has it; `after` says at which entry its state is."""

@@ -16,13 +16,12 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from consensus import clock
+from consensus import clock, disk
 from consensus.errors import SnapshotError, SnapshotFull, SnapshotUnavailable
 
 STEP_SECONDS = 0.01
 
 _PAGES = 32  # between two looks at the clock
-_WRITE_BACK_BYTES = 4 * 1024 * 1024
 _CACHE_KIB = 2048  # the last step writes what the target's cache still holds
 
 
@@ -34,7 +33,7 @@ class Copying:
         self._target = target
         self._step_seconds = step_seconds
         self._until = 0.0
-        self._written_back = 0
+        self._written_out = 0
         self._page_bytes: int = source.execute("PRAGMA page_size").fetchone()[0]
         self._ended = False
         self._abandoned = False
@@ -91,7 +90,7 @@ class Copying:
         if status == sqlite3.SQLITE_DONE or clock.monotonic() < self._until:
             return
         self._over.release()
-        self._write_back((total - remaining) * self._page_bytes)
+        self._write_out((total - remaining) * self._page_bytes)
         self._ready.release()
         self._turn.acquire()
         self._check_wanted()
@@ -100,16 +99,15 @@ class Copying:
         if self._abandoned:
             raise SnapshotUnavailable("the copy was abandoned")
 
-    def _write_back(self, copied: int) -> None:
-        # Asks the kernel to begin writing, so that the sync at the end does not push gigabytes before the log's syncs.
-        if copied - self._written_back < _WRITE_BACK_BYTES:
+    def _write_out(self, copied: int) -> None:
+        if copied - self._written_out < disk.PORTION_BYTES:
             return
         descriptor = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.posix_fadvise(descriptor, self._written_back, copied - self._written_back, os.POSIX_FADV_DONTNEED)
+            disk.write_out(descriptor)
         finally:
             os.close(descriptor)
-        self._written_back = copied
+        self._written_out = copied
 
 
 def _explain(error: Exception) -> SnapshotError:

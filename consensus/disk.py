@@ -6,6 +6,16 @@ A file is durable when its data are synced and the folder entry that names it is
 import os
 from pathlib import Path
 
+PORTION_BYTES = 4 * 1024 * 1024  # of a large file, to write out at a time
+
+
+def write_all(descriptor: int, content: bytes, offset: int) -> None:
+    """All of it is written, and not yet durable; raises OSError, after which a part of it may be."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+
 
 def sync_data(descriptor: int) -> None:
     """Data and size of an open file reach the disk; raises OSError, after which nothing about the file is certain."""
@@ -24,3 +34,9 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_out(descriptor: int) -> None:
+    """What is dirty of a large file that is being written goes to the disk, so that a sync at its end does not push
+    gigabytes before the syncs of others. Promises nothing; raises OSError."""
+    os.fdatasync(descriptor)

@@ -125,14 +125,15 @@ def open_whole(path: Path) -> sqlite3.Connection:
 
 
 def open_writer(path: Path, cluster_id: str) -> sqlite3.Connection:
-    """The one connection that writes. Commits reach the disk at checkpoints only: the log replays what is lost. Raises
-    StateRefused when the state is of another schema or cluster."""
+    """The one connection that writes, or that of its `Backfill`. Commits reach the disk at checkpoints only: the log
+    replays what is lost. Raises StateRefused when the state is of another schema or cluster."""
     connection = _connect(path, "rw")
     try:
         _check_owner(path, read_meta(connection).cluster_id, cluster_id)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 4096")
+        # In pages; only where the backfill does not keep up.
+        connection.execute("PRAGMA wal_autocheckpoint = 16384")
         connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
         connection.execute(f"PRAGMA cache_size = -{64 * 1024}")
     except BaseException:

@@ -1,7 +1,7 @@
 """A snapshot on its way to this node: its verified chunks so far, in a file that outlives the process.
 
-Nothing here is synced and no offset is written down: what was received is what its hashes say, chunk after chunk, when
-the folder is opened again. Installing it syncs the file.
+Nothing here relies on a sync and no offset is written down: what was received is what its hashes say, chunk after
+chunk, when the folder is opened again. Installing it syncs the file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from consensus import disk
 from consensus.archive import DATABASE, FULL, MANIFEST, check_room
 from consensus.errors import SnapshotDamaged, SnapshotFull, SnapshotUnavailable
 from consensus.snapshot import CHUNK_BYTES, Manifest, VerifiedSnapshot, is_name, verify
@@ -83,6 +84,8 @@ class Partial:
             left = memoryview(chunk)
             while left:
                 left = left[os.pwrite(self._descriptor, left, self._offset + len(chunk) - len(left)) :]
+            if (self._offset + len(chunk)) % disk.PORTION_BYTES == 0:
+                disk.write_out(self._descriptor)
         except OSError as error:
             raise self._given_up(error) from error
         except SnapshotFull:

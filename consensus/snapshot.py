@@ -24,22 +24,21 @@ CHUNK_BYTES = 1024 * 1024
 MAX_CHUNKS = 30_000  # a manifest stays below a MiB
 MAX_MANIFEST_BYTES = 1024 * 1024
 
-_VERSION = 1
+_VERSION = 2
 _HASH_BYTES = 32
 _NAME = re.compile(r"[0-9]{1,19}-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`applied` is the index of the last entry in it and `term` that entry's term in the log; `sha256` is of the whole
-    file, `chunks` the hashes of its pieces of CHUNK_BYTES one after the other."""
+    """`applied` is the index of the last entry in it and `term` that entry's term in the log; `chunks` are the SHA-256
+    of the file's pieces of CHUNK_BYTES, one after the other."""
 
     cluster_id: str
     schema_version: int
     applied: int
     term: int
     size_bytes: int
-    sha256: bytes
     chunks: bytes
 
     @property
@@ -93,16 +92,13 @@ def describe(path: Path, term: int) -> Manifest:
     SnapshotRefused when it is too large to be sent."""
     with closing(generation.open_whole(path)) as connection:
         meta = generation.read_meta(connection)
-    size_bytes, whole, chunks = 0, hashlib.sha256(), []
+    size_bytes, chunks = 0, []
     for chunk in _chunks(path):
         size_bytes += len(chunk)
-        whole.update(chunk)
         chunks.append(hashlib.sha256(chunk).digest())
     if len(chunks) > MAX_CHUNKS:
         raise SnapshotRefused(f"a state of {size_bytes} bytes is larger than a snapshot may be")
-    return Manifest(
-        meta.cluster_id, meta.schema_version, meta.applied, term, size_bytes, whole.digest(), b"".join(chunks)
-    )
+    return Manifest(meta.cluster_id, meta.schema_version, meta.applied, term, size_bytes, b"".join(chunks))
 
 
 def verify(path: Path, manifest: Manifest, cluster_id: str) -> VerifiedSnapshot:
@@ -117,12 +113,12 @@ def verify(path: Path, manifest: Manifest, cluster_id: str) -> VerifiedSnapshot:
             f"the snapshot has schema {manifest.schema_version}, this version knows {generation.SCHEMA_VERSION}: "
             "let all nodes run the same Meridian"
         )
-    size_bytes, whole = 0, hashlib.sha256()
+    size_bytes = 0
     for chunk in _chunks(path):
+        manifest.verify_chunk(size_bytes, chunk)
         size_bytes += len(chunk)
-        whole.update(chunk)
-    if size_bytes != manifest.size_bytes or whole.digest() != manifest.sha256:
-        raise SnapshotDamaged(f"{path} does not hold the bytes of snapshot {manifest.name}")
+    if size_bytes != manifest.size_bytes:
+        raise SnapshotDamaged(f"{path} does not hold all of snapshot {manifest.name}")
     try:
         with closing(generation.open_whole(path)) as connection:
             (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -148,7 +144,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 def _is_manifest(fields: Any) -> bool:
     match fields:
-        case [int(version), str(cluster_id), int(), int(applied), int(term), int(size), bytes(whole), bytes(chunks)]:
+        case [int(version), str(cluster_id), int(), int(applied), int(term), int(size), bytes(chunks)]:
             count = -(-size // CHUNK_BYTES)
             return (
                 version == _VERSION
@@ -156,7 +152,6 @@ def _is_manifest(fields: Any) -> bool:
                 and 0 <= applied < 2**63
                 and 0 <= term < 2**63
                 and 0 < count <= MAX_CHUNKS
-                and len(whole) == _HASH_BYTES
                 and len(chunks) == count * _HASH_BYTES
             )
     return False

@@ -7,12 +7,13 @@ what the disk does (sqlite3.Error, OSError) always does, and the process that ow
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from consensus import answers, generation
 from consensus.apply import apply_command
+from consensus.backfill import Backfill
 from consensus.codec import decode
 from consensus.commands import EnrolProposer, Outcome, Reason, Status
 from consensus.copying import STEP_SECONDS, Copying
@@ -28,12 +29,11 @@ MAX_RISE_MS = 60_000  # how far one command may move log time: a wrong clock can
 class State:
     """The writing side of the state; one thread at a time."""
 
-    def __init__(self, folder: Path, cluster_id: str, connection: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, cluster_id: str, path: Path) -> None:
         self._folder = folder
         self._cluster_id = cluster_id
-        self._connection = connection
         self._copying: Copying | None = None
-        self._applied = generation.read_meta(connection).applied
+        self._use(path)
 
     @classmethod
     def open(cls, folder: Path, cluster_id: str) -> State:
@@ -44,7 +44,7 @@ class State:
             path = generation.create(folder, cluster_id)
         else:
             generation.settle(folder)
-        return cls(folder, cluster_id, generation.open_writer(path, cluster_id))
+        return cls(folder, cluster_id, path)
 
     @property
     def applied(self) -> int:
@@ -64,6 +64,7 @@ class State:
         `applied` (ValueError). Raises sqlite3.Error when the disk refuses; then nothing of the batch was applied."""
         if not entries:
             return []
+        self._backfill.step()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             outcomes = self._apply_all(entries)
@@ -113,9 +114,9 @@ class State:
             )
         self._abandon_copying()
         path = generation.install(self._folder, snapshot.path)
+        self._backfill.close()
         self._connection.close()
-        self._connection = generation.open_writer(path, self._cluster_id)
-        self._applied = generation.read_meta(self._connection).applied
+        self._use(path)
         generation.remove_others(self._folder)
 
     def hash(self) -> str:
@@ -126,7 +127,13 @@ class State:
     def close(self) -> None:
         """Idempotent."""
         self._abandon_copying()
+        self._backfill.close()
         self._connection.close()
+
+    def _use(self, path: Path) -> None:
+        self._connection = generation.open_writer(path, self._cluster_id)
+        self._backfill = Backfill(self._connection, partial(generation.open_writer, path, self._cluster_id))
+        self._applied = generation.read_meta(self._connection).applied
 
     def _abandon_copying(self) -> None:
         if self._copying is not None:

@@ -15,7 +15,6 @@ Entries are numbered 1, 2, 3 ... without gaps. One thread appends; any thread re
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import threading
@@ -25,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from consensus import clock, disk, entropy, segments
+from consensus import cuts, disk, entropy, segments
 from consensus.errors import LogCorrupt, LogError, LogFull, LogTrimmed, LogUnavailable
+from consensus.folderlock import lock_folder
 from consensus.log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Entry
 
 DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
@@ -34,7 +34,6 @@ DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MARK_BYTES = 64 * 1024
 _READ_BYTES = 256 * 1024
-_LOCK_POLL_SECONDS = 0.02
 _UNFINISHED = ".new"
 
 _logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class Wal:
         lock = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock_folder(folder, lock_seconds)
+            lock = lock_folder(folder, lock_seconds)
             wal = cls(folder, segment_bytes, lock, _recover(folder))
             if wal._segments:
                 wal._activate(wal._segments[-1].path)
@@ -185,8 +184,10 @@ class Wal:
                 self._commit = after
                 self._drop_segments(self._segments[len(kept) :])
                 self._activate(segment.path)
+                announced = cuts.announce(segment.path, segment.end)
                 os.ftruncate(self._active, segment.end)
                 disk.sync_data(self._active)
+                cuts.forget([announced])
             except OSError as error:
                 raise self.fail(f"cannot cut the log in {self._folder}: {error}; it has failed for good") from error
             self._segments = (*kept[:-1], segment)
@@ -243,7 +244,7 @@ class Wal:
 
     def _write(self, segment: _Segment, content: bytes) -> None:
         try:
-            _write_all(self._active, content, segment.end)
+            disk.write_all(self._active, content, segment.end)
         except OSError as error:
             self._cut_back(segment, error)
             raise LogFull(f"no room in {self._folder}: {error.strerror}") from error
@@ -270,7 +271,7 @@ class Wal:
         descriptor = -1
         try:
             descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            _write_all(descriptor, segments.encode_header(first, salt), 0)
+            disk.write_all(descriptor, segments.encode_header(first, salt), 0)
         except OSError as error:
             raise self._abandon(descriptor, unfinished, error) from error
         try:
@@ -293,13 +294,6 @@ class Wal:
         if cause.errno in _FULL:
             return LogFull(f"no room for a new segment in {self._folder}: {cause.strerror}")
         return self.fail(f"cannot create {unfinished}: {cause}; the log has failed for good")
-
-
-def _write_all(descriptor: int, content: bytes, offset: int) -> None:
-    rest = memoryview(content)
-    while rest:
-        written = os.pwrite(descriptor, rest, offset)
-        rest, offset = rest[written:], offset + written
 
 
 def _read_batch(segment: _Segment, after: int, last: int) -> tuple[Entry, ...]:
@@ -333,26 +327,11 @@ def _shortened(segment: _Segment, last: int) -> _Segment:
     return _Segment(segment.path, segment.first, segment.salt, last, end, marks)
 
 
-def _lock_folder(folder: Path, seconds: float) -> int:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = clock.monotonic() + seconds
-    pause = threading.Event()
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if clock.monotonic() >= deadline:
-                os.close(descriptor)
-                raise LogUnavailable(f"another process has held the log in {folder} for {seconds:g} s") from None
-            pause.wait(_LOCK_POLL_SECONDS)
-        else:
-            return descriptor
-
-
 def _recover(folder: Path) -> tuple[_Segment, ...]:
     """Reads and checks every segment; cuts a torn write at the end of the last one."""
     for unfinished in folder.glob(f"*{_UNFINISHED}"):
         unfinished.unlink()
+    unfinished_cuts = cuts.resume(folder)
     paths = sorted(path for path in folder.glob("*.log") if path.stem.isdecimal() and len(path.stem) == 20)
     # A predecessor may have been killed after it made these and before it synced them: what is read below counts as
     # committed, so it must be on disk, and be read from there.
@@ -360,6 +339,7 @@ def _recover(folder: Path) -> tuple[_Segment, ...]:
     disk.sync_folder(folder)
     if paths:
         _settle_on_disk(paths[-1])
+    cuts.forget(unfinished_cuts)  # the one that there can be was of the newest segment
     found: list[_Segment] = []
     for path in paths:
         segment = _recover_segment(path, is_last=path == paths[-1])

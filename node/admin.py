@@ -23,6 +23,7 @@ from node.rpc import KeeperClient, KeeperStatus
 from replication.stores import StoreError, UploadStore
 
 ASK_SECONDS = 0.5  # the keeper is asked no more often
+BAD_NEWS_SECONDS = 0.02  # while it says that the node is not current, or nothing
 
 OK = "ok"
 
@@ -62,9 +63,11 @@ class Health:
         self._answer: KeeperStatus | None = None
 
     async def keeper(self) -> KeeperStatus | None:
-        """Where the keeper stood at most ASK_SECONDS ago; None if it did not answer."""
+        """Where the keeper stood at most ASK_SECONDS ago; None if it did not answer. Bad news grows old sooner: once a
+        gateway has said that the node is ready, no other should deny it."""
         async with self._asking:
-            if clock.monotonic() - self._asked_at > ASK_SECONDS:
+            kept_seconds = ASK_SECONDS if self._answer and self._answer.current else BAD_NEWS_SECONDS
+            if clock.monotonic() - self._asked_at > kept_seconds:
                 try:
                     self._answer = await self._keeper.status()
                 except LogUnavailable:

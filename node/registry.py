@@ -43,6 +43,7 @@ from node.errors import (
     ManifestIncomplete,
     ManifestUnknown,
     RepositoryUnknown,
+    StateUnconfirmed,
     TagConflict,
     Undecided,
 )
@@ -95,8 +96,8 @@ class Registry:
     LogUnavailable where they write, StoreError where they touch bytes, and sqlite3.Error when the disk under the state
     refuses.
 
-    Manifests, tags and lists are read from a state that has everything acknowledged anywhere before the call. What a
-    digest alone decides, a blob, is first looked for in the state at hand; only that it is not there has to be sure."""
+    All is read from a state that has everything acknowledged anywhere before the call. Where nobody can confirm that,
+    blobs are found in the state at hand all the same: what a digest stands for never changes, and pulls go on."""
 
     def __init__(
         self,
@@ -192,9 +193,14 @@ class Registry:
 
     async def blob(self, repository: RepositoryName, digest: Digest) -> BlobView:
         """A blob of the repository. Raises BlobUnknown."""
-        view = await self._blob(repository, digest)
+        unconfirmed = None
+        try:
+            await self._fresh()
+        except StateUnconfirmed as error:
+            unconfirmed = error
+        view = self._views.blob(repository, digest)
         if view is None:
-            raise BlobUnknown(repository, digest)
+            raise unconfirmed or BlobUnknown(repository, digest)
         return view
 
     async def open_blob(
@@ -223,8 +229,10 @@ class Registry:
             await self._fresh()  # it may have been deleted elsewhere, and then has to come back
             if self._views.blob(repository, digest):
                 return True
-        if source and not await self._blob(source, digest):
-            return False
+        if source and not self._views.blob(source, digest):  # else the command decides
+            await self._fresh()
+            if not self._views.blob(source, digest):
+                return False
         try:
             await carry_out(self._proposer, MountBlob(repository, digest, source))
         except BlobUnknown:
@@ -266,13 +274,6 @@ class Registry:
         each call giving up to so many that follow a digest."""
         await self._fresh()
         return partial(self._views.referrers, repository, subject, artifact_type)
-
-    async def _blob(self, repository: RepositoryName, digest: Digest) -> BlobView | None:
-        view = self._views.blob(repository, digest)
-        if view is None:
-            await self._fresh()
-            view = self._views.blob(repository, digest)
-        return view
 
     def _wanted(self, digest: Digest, size_bytes: int) -> Wanted:
         holders = tuple(store for store in self._views.holders(digest) if store != self._blobs.store_id)

@@ -7,7 +7,10 @@
     volume    disks that forget what was not synced, wholly or in parts
     replica   the state behind the log: the real one in some seeds, a counter in the others
     client    proposals, retried under their request id, and reads
-    nemesis   faults, and the calm at the end in which the cluster has to recover
+    watched   a member's journal, and what of it may be found after a crash
+    stage     what stories are told with
+    stories   courses of events that chance would hardly find, each the reason for some guard
+    nemesis   faults, or a story told over and over, and the calm at the end in which the cluster has to recover
     judge     the promises, checked on everything that was observed
     trace     what happened, to be told and to be compared
     guards    each guard of the core, and how to take it away

@@ -3,7 +3,9 @@ many seeds it takes until a promise is broken."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -13,12 +15,12 @@ from itertools import islice
 from pathlib import Path
 
 from chaos.simulation.guards import GUARDS, without
-from chaos.simulation.omission import left_out, syncs
+from chaos.simulation.omission import PRODUCT, left_out, syncs
 from chaos.simulation.plan import draw
 from chaos.simulation.world import Outcome, simulate
 
 _AT_ONCE = 16  # seeds handed to a process
-HEADER = "| removed | seeds | promise broken | example |\n| --- | --- | --- | --- |"
+HEADER = "| removed | seeds | promise broken |\n| --- | ---: | --- |"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,9 @@ class Proof:
     @property
     def row(self) -> str:
         """One line of the table, in Markdown."""
-        promise = self.outcome.promise or "none"
-        return f"| {self.removed} | {self.seeds} | {promise} | {self.outcome.detail[:110].replace('|', '/')} |"
+        without_folders = re.sub(r"(?<!\w)/\S+/(?=\S)", "", self.outcome.detail)
+        detail = without_folders[:110].replace("|", "/")
+        return f"| {self.removed} | {self.seeds} | {self.outcome.promise or 'none'}: {detail} |"
 
 
 def run(seed: int, *, members: int | None = None, removed: str | None = None) -> Outcome:
@@ -82,12 +85,19 @@ def _removing(removed: str | None) -> AbstractContextManager[None]:
     return left_out(next(each for each in syncs() if str(each) == removed))
 
 
+def _sources() -> str:
+    """SHA-256 (hex) of what a seed's run depends on: with other sources it is another run."""
+    files = [file for folder in ("consensus", "chaos/simulation") for file in (PRODUCT / folder).rglob("*.py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
 class Progress:
-    """The seed to go on with, in a small file; (base, done) of the campaign that it belongs to."""
+    """The seed to go on with, in a small file, and the campaign that it belongs to: its base and these sources."""
 
     def __init__(self, file: Path | None, base: int) -> None:
         self._file = file
         self._base = base
+        self._sources = _sources()
 
     @property
     def done(self) -> int:
@@ -95,11 +105,11 @@ class Progress:
         if self._file is None or not self._file.exists():
             return 0
         found = json.loads(self._file.read_text())
-        return int(found["done"]) if found["base"] == self._base else 0
+        return int(found["done"]) if (found["base"], found["sources"]) == (self._base, self._sources) else 0
 
     def save(self, done: int) -> None:
         """After a broken promise the same seed comes first again."""
         if self._file is not None:
             unfinished = self._file.with_suffix(".new")
-            unfinished.write_text(json.dumps({"base": self._base, "done": done}))
+            unfinished.write_text(json.dumps({"base": self._base, "sources": self._sources, "done": done}))
             unfinished.replace(self._file)

@@ -147,7 +147,9 @@ def _step_counting_first(self: Member) -> None:
         self._take_messages()
         if not self.core.is_leader:
             self.core.acknowledge()
-        self.core.broadcast()
+        if self._grown or self._waits_for_a_round:
+            self._grown = False
+            self.core.broadcast()
         self.core.tick()
         self._settle()
         if not self.core.is_leader or self.core.commit > commit:
@@ -260,7 +262,7 @@ GUARDS: dict[str, tuple[_Patch, ...]] = {
     "no vote while a leader is heard": ((Voting, "on_request_vote", _vote_while_led),),
     "neither while a leader is heard": ((Guarded, "hears_a_leader", property(lambda _: False)),),
     "a leader without majority steps down": ((Leading, "tick", _tick_for_ever),),
-    "a leader with a full disk steps down": ((Guarded, "step_down", _nothing),),
+    "a leader with a full disk steps down": ((Member, "_run_full", _nothing),),
     "reads wait for an entry of the term": ((Leading, "may_read", property(_is_leader)),),
     "reads wait for a round": ((Leading, "proved", property(lambda core: core.round + 1)),),
     "the round begins after the read": ((Member, "_read", _round_before),),

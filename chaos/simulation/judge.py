@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from chaos.simulation.watched import Place
 from consensus.commands import Outcome, Status
 from consensus.raft.journal import RaftEntry
 from consensus.raft.links import Message
@@ -51,22 +52,36 @@ class Judge:
         self._terms: dict[str, int] = {}
         self._promises: dict[str, _Promise] = {}
         self._applied: dict[tuple[int, int], int] = {}
+        self._under_way: dict[tuple[str, str], tuple[int, int]] = {}  # to a member: term, highest index sent
 
     def sent(self, member: str, receiver: str, message: Message, term_of: dict[int, int]) -> None:
-        """A message left; `term_of` is filled with the term of the entry it acknowledges, if it does."""
+        """A message left; `term_of` has the term of the entry that it says is held by the member, if it does."""
         kind, term = message["type"], message["term"]
         if kind == "response_vote":
             self._vote(member, term, receiver)
         elif kind == "request_vote":
             self._vote(member, term, member)
-        elif kind == "next_node_idx" and message["success"]:
-            for index, entry_term in term_of.items():
-                self._promise(member, _Promise(index, entry_term, term))
+        elif kind == "append_entries" and message.get("entries"):
+            self._send(member, receiver, term, message["entries"])
+        for index, entry_term in term_of.items():
+            self._promise(member, _Promise(index, entry_term, term))
         if kind in {"request_vote", "pre_vote", "append_entries"}:  # the others may speak of a term gone by
             self.in_term(member, term)
 
+    def agrees(self, member: str, index: int, term: int, expected: int | None) -> None:
+        """A member acknowledged entry `index`, where it has one of `term`, to a leader that has one of `expected` there
+        (None: it does not lead any more)."""
+        if expected is not None and term != expected:
+            raise Broken(
+                "an acknowledgement is true", f"{member} acknowledged {index} of term {expected}, and has {term} there"
+            )
+
+    def asks_again(self, member: str, leader: str) -> None:
+        """It told a leader that it lacks something."""
+        self._under_way.pop((leader, member), None)
+
     def votes(self, member: str, seconds: float, patience: float) -> None:
-        """A member voted, not to hand leadership over, `seconds` after it heard a leader."""
+        """A member gave a vote or promised one, not to hand leadership over, `seconds` after it heard a leader."""
         if seconds < patience:
             raise Broken("who hears a leader does not vote", f"{member} heard one {seconds:.3f} s ago")
 
@@ -113,6 +128,12 @@ class Judge:
                     f"{member} cut its log behind {last} in term {term}, having acknowledged {promise.index}",
                 )
             promise.index, promise.entry_term = last, -1
+
+    def recovers(self, member: str, found: set[Place], possible: set[Place]) -> set[Place]:
+        """A process found these entries on its disk. From now on only they are possible: returns them."""
+        if risen := found - possible:
+            raise Broken("what is gone stays away", f"{member} starts with {sorted(risen)[0]}, which it had no more")
+        return found
 
     def restarted(self, member: str, first: int, last: int, term_of: dict[int, int | None]) -> None:
         """A member began again with the entries from `first` to `last`; `term_of` has that of what it promised."""
@@ -187,6 +208,13 @@ class Judge:
             other, expected = by_applied.setdefault(applied, (member, found))
             if found != expected:
                 raise Broken("states are equal", f"{member} and {other} differ at {applied}")
+
+    def _send(self, leader: str, receiver: str, term: int, entries: list[RaftEntry]) -> None:
+        known, upto = self._under_way.get((leader, receiver), (0, 0))
+        if known == term and entries[0][1] <= upto:
+            detail = f"{leader} sends {entries[0][1]} of {upto} to {receiver} again"
+            raise Broken("nothing is sent again unasked", detail)
+        self._under_way[leader, receiver] = term, entries[-1][1]
 
     def _vote(self, member: str, term: int, candidate: str) -> None:
         given = self._votes.setdefault((member, term), candidate)

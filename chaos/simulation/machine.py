@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
@@ -16,6 +18,7 @@ from chaos.simulation.plan import Plan
 from chaos.simulation.replica import Replica
 from chaos.simulation.trace import Trace
 from chaos.simulation.volume import Ended, Volume
+from chaos.simulation.watched import Place, WatchedJournal
 from consensus.codec import decode
 from consensus.commands import Outcome
 from consensus.errors import LogError, LogUnavailable
@@ -27,6 +30,8 @@ from consensus.raft.links import Message
 from consensus.raft.member import Member
 
 _REQUESTS = 1_000_000  # an incarnation numbers its own with this much room
+
+_UNLIMITED = nullcontext()
 
 Answer = Callable[[int | LogError], None]
 
@@ -50,6 +55,21 @@ class Surroundings(Protocol):
 
     def holders(self, index: int, term: int) -> str:
         """The members that hold this entry."""
+
+    def told(self, leader: str, term: int, index: int) -> int | None:
+        """The term of the entry that `leader` has at `index`, if it leads in `term`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doom:
+    """How a process ends soon: at a sync or just behind a message that left, counted from its start or from now, or
+    when it syncs over what was synced before, or that files are gone."""
+
+    syncs: int = 0
+    messages: int = 0
+    rewrite: bool = False  # always with the power
+    removal: bool = False  # this too
+    power_lost: bool = False
 
 
 class Machine:
@@ -81,6 +101,10 @@ class Machine:
         self._led: tuple[int, float] = (0, 0.0)
         self._followed = float("-inf")  # when it last heard a leader
         self._transfers: dict[str, bool] = {}  # whether who asks for a vote was asked to take over
+        self._possible: set[Place] = set()  # entries that may be on disk
+        self.dooms: deque[Doom] = deque()  # of the next processes
+        self._messages_left = 0
+        self._doom = Doom()
 
     # The process
 
@@ -88,9 +112,14 @@ class Machine:
         """A new process on what the disk holds. Raises Broken if it refuses."""
         plan, self.incarnation = self._world.plan, self.incarnation + 1
         try:
+            if self.dooms:
+                self.doom(self.dooms.popleft())
             self.replica.open()
-            journal = Journal.open(self.volume.root / "log", self.replica.applied, segment_bytes=plan.segment_bytes)
+            folder, applied = self.volume.root / "log", self.replica.applied
+            journal = WatchedJournal.open(folder, applied, segment_bytes=plan.segment_bytes)
             try:
+                self._possible = self._world.judge.recovers(self.name, journal.found, self._possible)
+                journal.possible = self._possible
                 self._begin(journal)
             except BaseException:
                 journal.wal.close()
@@ -132,13 +161,21 @@ class Machine:
         self._next_step = float("inf")
         self._wake(0.0)
 
+    def doom(self, doom: Doom) -> None:
+        """The process ends soon, if it lives to see that; an empty one takes another back."""
+        self._doom, self._messages_left = doom, doom.messages
+        self.volume.fuse, self.volume.fuse_kills = doom.syncs, not doom.power_lost
+        self.volume.rewrite_fuse = doom.rewrite
+        self.volume.removal_fuse = doom.removal
+
     def end(self, *, power_lost: bool) -> None:
         """Now, in the middle of whatever it does."""
         if self.member is not None:
             self._look_at_log(self.member.core)  # what it was cutting when it ended
             self.member.core.journal.wal.close()
         self.member, self._next_step = None, float("inf")
-        self.volume.fuse = self.volume.bad = 0
+        self.doom(Doom())
+        self.volume.bad = 0
         self.replica.end(power_lost=power_lost)
         if power_lost:
             self.volume.lose_power(self._world.plan.torn)
@@ -146,6 +183,12 @@ class Machine:
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             answer(LogUnavailable("the member has ended"))
+
+    def resume(self) -> None:
+        """A process that stood still goes on."""
+        self.paused_until = min(self.paused_until, self._world.now)
+        if self.member is not None:
+            self._wake(0.0)
 
     # What reaches it
 
@@ -155,6 +198,8 @@ class Machine:
             self.member.receive(sender, message)
             if message["type"] == "request_vote":
                 self._transfers[sender] = self._transfers.get(sender, False) or message["transfer"]
+            elif message["type"] == "next_node_idx" and message["reset"]:
+                self._world.judge.asks_again(sender, self.name)
             self._arrived.append((sender, message))
             self._wake(self._chance.uniform(0.0002, 0.002))
 
@@ -232,7 +277,7 @@ class Machine:
             answer(result)
 
     def _go(self, member: Member) -> None:
-        with self.volume.limited():
+        with self.volume.limited() if self.volume.full else _UNLIMITED:
             try:
                 while self._calls:
                     self._calls.popleft()(member)
@@ -243,19 +288,37 @@ class Machine:
                 raise Broken("a member ends only for its disk", f"{self.name}: {error!r}") from error
 
     def _send(self, receiver: str, message: Message) -> bool:
-        acknowledged: dict[int, int] = {}
-        if message["type"] == "next_node_idx" and self.member is not None:
-            self._look_at_log(self.member.core)  # it may have been cut before it grew to what is acknowledged
-            index = message["next_node_idx"] - 1
-            term = self.member.core.journal.term(index)
-            acknowledged = {} if term is None else {index: term}
+        acknowledged = self._acknowledged(message)
         taken = self._world.send(self.name, receiver, message, self.volume.spent)
-        if message["type"] == "response_vote" and not self._transfers.get(receiver):
+        if message["type"] in {"response_vote", "pre_vote_granted"} and not self._transfers.get(receiver):
             patience = self._world.plan.timing.election_least
             self._world.judge.votes(self.name, self._world.now - self._followed, patience)
         if taken:
             self._world.judge.sent(self.name, receiver, message, acknowledged)
+            for index, term in acknowledged.items():
+                self._world.judge.agrees(self.name, index, term, self._world.told(receiver, message["term"], index))
+            self._live_on()
         return taken
+
+    def _acknowledged(self, message: Message) -> dict[int, int]:
+        """The term of the entry that is said to be held here, by its index: acknowledged, or committed by a leader."""
+        if self.member is None:
+            return {}
+        if message["type"] == "append_entries":
+            index = message["commit_index"]
+        elif message["type"] == "next_node_idx" and message["success"]:
+            self._look_at_log(self.member.core)  # it may have been cut before it grew to what is acknowledged
+            index = message["next_node_idx"] - 1
+        else:
+            return {}
+        term = self.member.core.journal.term(index)
+        return {} if term is None else {index: term}
+
+    def _live_on(self) -> None:
+        if self._messages_left:
+            self._messages_left -= 1
+            if not self._messages_left:
+                raise Ended(power_lost=self._doom.power_lost)
 
     # What it shows
 

@@ -6,38 +6,18 @@ leader and its term from then on, and not lose them when one member that nobody 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from random import Random
-from typing import Protocol
 
-from chaos.simulation.judge import Broken, Judge
-from chaos.simulation.machine import Machine
-from chaos.simulation.network import Network
-from chaos.simulation.plan import Plan
-from chaos.simulation.trace import Trace
-from consensus.errors import LogError
+from chaos.simulation.judge import Broken
+from chaos.simulation.machine import Doom, Machine
+from chaos.simulation.stage import Scene, Stage, leader, read
+from chaos.simulation.stories import STORIES, Story
 
 # In longest election timeouts: until there has to be a leader that commits, how long one member is then cut off, and
 # when the leader has to be the same still.
 _SETTLING, _CUT, _KEEPING = 5.0, 2.5, 4.0
 CALM_TIMEOUTS = _SETTLING + _KEEPING + 0.1
-
-
-class Scene(Protocol):
-    """What faults need of the world."""
-
-    plan: Plan
-    machines: dict[str, Machine]
-    network: Network
-    judge: Judge
-    trace: Trace
-    now: float
-
-    def at(self, pause: float, key: str, call: Callable[[], None]) -> None:
-        """Calls back after `pause` seconds."""
-
-    def died(self, name: str, *, power_lost: bool) -> None:
-        """Ends a member; it is started again after a while."""
 
 
 class Nemesis:
@@ -50,7 +30,11 @@ class Nemesis:
         self._ended = False
         self.count = 0
         self._cuts: list[tuple[str, str]] = []
-        self._next()
+        self._stage = Stage(scene, self._chance)
+        if scene.plan.story is None:
+            self._next()
+        else:
+            self._go_on(self._again(STORIES[scene.plan.story]))
 
     # The time of faults
 
@@ -67,6 +51,18 @@ class Nemesis:
         _FAULTS[fault](self, victim)
         self._next()
 
+    def _again(self, story: Story) -> Generator[float, None, None]:
+        while True:
+            yield self._chance.random() * self._plan.timing.election_most
+            self._scene.trace.add(self._scene.now, "story", self._plan.story)
+            self.count += 1
+            yield from story(self._stage)
+            self._stage.clear()
+
+    def _go_on(self, telling: Generator[float, None, None]) -> None:
+        if not self._ended:
+            self._scene.at(next(telling), "nemesis", lambda: self._go_on(telling))
+
     def _victim(self) -> Machine:
         """Any member, often one that leads."""
         leaders = [each for each in self._scene.machines.values() if each.member and each.member.core.is_leader]
@@ -81,12 +77,12 @@ class Nemesis:
         self._scene.died(victim.name, power_lost=True)
 
     def _power_at_sync(self, victim: Machine) -> None:
-        victim.volume.fuse, victim.volume.fuse_kills = self._chance.randint(1, 6), False
+        victim.doom(Doom(syncs=self._chance.randint(1, 6), power_lost=True))
 
     def _kill_at_sync(self, victim: Machine) -> None:
         """The next process finds what was never synced, and then the power goes as well."""
-        volume, began = victim.volume, victim.incarnation
-        volume.fuse, volume.fuse_kills = self._chance.randint(1, 6), True
+        began = victim.incarnation
+        victim.doom(Doom(syncs=self._chance.randint(1, 6)))
 
         def lose_power() -> None:
             if victim.incarnation > began and victim.member is not None:
@@ -94,6 +90,14 @@ class Nemesis:
 
         for _ in range(3):
             self._later(self._chance.uniform(0.1, 4.0), lose_power)
+
+    def _crash_loop(self, victim: Machine) -> None:
+        """This process and the next ones end soon, each in its way: at a sync or with a message."""
+        stage = self._stage
+        stage.doom(victim, *(stage.any_doom() for _ in range(self._chance.randint(2, 5))))
+
+    def _rewrite(self, victim: Machine) -> None:
+        self._stage.doom(victim, *[Doom(rewrite=True)] * self._chance.randint(1, 3))
 
     def _all(self, _: Machine) -> None:
         names = list(self._scene.machines)
@@ -135,7 +139,10 @@ class Nemesis:
 
     def _full_disk(self, victim: Machine) -> None:
         victim.volume.full = True
-        self._later(self._chance.uniform(0.2, 5.0), lambda: setattr(victim.volume, "full", False))
+        seconds = self._chance.uniform(0.2, 5.0)
+        if self._chance.random() < 0.3:
+            self._later(seconds * self._chance.random(), lambda: self._scene.died(victim.name, power_lost=True))
+        self._later(seconds, lambda: setattr(victim.volume, "full", False))
 
     def _bad_sync(self, victim: Machine) -> None:
         victim.volume.bad = self._chance.randint(1, 4)
@@ -146,21 +153,12 @@ class Nemesis:
 
     def _hand_over(self, victim: Machine) -> None:
         """A leader hands over, does not hear of its successor, and goes on to be asked."""
-        leader = self._leader() or victim
-        peer = self._chance.choice([name for name in self._plan.names if name != leader.name])
-        self._cut(self._to(leader.name), self._chance.uniform(0.5, 3.0))
-        leader.order(lambda member: None if not member.core.is_leader else _quietly(member.core.transfer, peer))
+        leads = leader(self._scene) or victim
+        peer = self._chance.choice([name for name in self._plan.names if name != leads.name])
+        self._cut(self._to(leads.name), self._chance.uniform(0.5, 3.0))
+        leads.order(lambda member: None if not member.core.is_leader else _quietly(member.core.transfer, peer))
         for _ in range(12):
-            self._later(self._chance.uniform(0.05, self._plan.timing.election_most), lambda: self._read(leader))
-
-    def _read(self, machine: Machine) -> None:
-        judge, floor = self._scene.judge, self._scene.judge.floor
-
-        def answer(result: int | LogError) -> None:
-            if isinstance(result, int):
-                judge.reads(machine.name, result, floor)
-
-        machine.ask(lambda member, done: member.read_index(done), answer)
+            self._later(self._chance.uniform(0.05, self._plan.timing.election_most), lambda: read(self._scene, leads))
 
     def _churn(self, victim: Machine) -> None:
         """A leader goes on in a minority, then a follower sees both leaders at once."""
@@ -206,10 +204,13 @@ class Nemesis:
         scene = self._scene
         scene.trace.add(scene.now, "calm")
         self._heal(list(self._cuts))
+        self._stage.clear()
         for machine in scene.machines.values():
             volume = machine.volume
-            volume.full, volume.slow, volume.fuse, volume.bad = False, 0.0, 0, 0
-            machine.paused_until = min(machine.paused_until, scene.now)
+            volume.full, volume.slow, volume.bad = False, 0.0, 0
+            machine.doom(Doom())
+            machine.dooms.clear()
+            machine.resume()
         for link in scene.network.links.values():
             link.slow = 0.0
         scene.network.calm = True
@@ -217,31 +218,27 @@ class Nemesis:
         self._scene.at(_SETTLING * self._plan.timing.election_most, "nemesis", lambda: self._expect_leader(highest))
 
     def _expect_leader(self, highest: int) -> None:
-        leader = self._leader()
-        if leader is None or self._scene.judge.highest <= highest:
+        leads = leader(self._scene)
+        if leads is None or self._scene.judge.highest <= highest:
             raise Broken("a leader is found when faults end", f"nothing was committed behind {highest}")
-        followers = [machine for machine in self._scene.machines.values() if machine is not leader]
+        followers = [machine for machine in self._scene.machines.values() if machine is not leads]
         lost = self._chance.choice(followers)
         pairs = self._chance.choice(
             ([*self._from(lost.name), *self._to(lost.name)], self._to(lost.name), self._from(lost.name))
         )
-        held = self._state(leader)
+        held = self._state(leads)
         self._scene.trace.add(self._scene.now, "calm cut", lost.name, len(pairs))
         self._cut(pairs, _CUT * self._plan.timing.election_most)
         self._scene.at(_KEEPING * self._plan.timing.election_most, "nemesis", lambda: self._expect_the_same(held))
 
     def _expect_the_same(self, held: tuple[str, int, int]) -> None:
         name, term, highest = held
-        found = self._leader()
+        found = leader(self._scene)
         if found is None or self._state(found)[:2] != (name, term):
             now = self._state(found) if found else None
             raise Broken("one member cannot disturb the others", f"{name} led term {term}, now it is {now}")
         if self._scene.judge.highest <= highest:
             raise Broken("one member cannot disturb the others", f"nothing was committed behind {highest}")
-
-    def _leader(self) -> Machine | None:
-        found = [each for each in self._scene.machines.values() if each.member and each.member.core.is_leader]
-        return max(found, key=lambda each: each.member.core.term if each.member else 0, default=None)
 
     def _state(self, machine: Machine) -> tuple[str, int, int]:
         assert machine.member is not None
@@ -272,4 +269,6 @@ _FAULTS: dict[str, Callable[[Nemesis, Machine], None]] = {
     "kill_at_sync": Nemesis._kill_at_sync,
     "churn": Nemesis._churn,
     "return": Nemesis._return,
+    "crash_loop": Nemesis._crash_loop,
+    "rewrite": Nemesis._rewrite,
 }

@@ -11,17 +11,19 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from chaos.simulation.plan import Plan
+from chaos.simulation.plan import Plan, Whim
 from consensus.raft.links import Message
 
 _KEPT = 200  # messages of a link that may be replayed
 _LOST, _REPLAYED, _LATE = 0.02, 0.02, 0.05
+_NO_WHIM = Whim(_LOST, 0.0, 0.0)
 
 _FREQUENT = {"append_entries", "next_node_idx", "propose", "proposed", "read", "read_at"}
 
 At = Callable[[float, str, Callable[[], None]], None]  # calls back after so many seconds; the text orders equal times
 Deliver = Callable[[str, str, Message], None]
 Linked = Callable[[str, str, bool], None]
+Censor = Callable[[str, str, Message], bool]  # whether it is to be lost
 
 
 class _Link:
@@ -52,6 +54,7 @@ class Network:
         self._now = now
         self._alive: set[str] = set()
         self.calm = False
+        self.censor: Censor | None = None
         self.links = {
             (sender, receiver): _Link(plan.seed, f"{sender}>{receiver}")
             for sender in plan.names
@@ -64,7 +67,9 @@ class Network:
         link = self.links[sender, receiver]
         if not link.connected:
             return False
-        if self._plan.wild and not self.calm:
+        if self.censor and self.censor(sender, receiver, message):
+            self.disconnect(sender, receiver, keep=True)
+        elif self._plan.wild and not self.calm:
             self._send_wildly(link, sender, receiver, message)
         elif link.cuts:
             if link.holding:
@@ -156,10 +161,11 @@ class Network:
                 link.old.append(message)
             return
         (link.old if message["type"] in _FREQUENT else link.rare).append(message)
-        if chance.random() >= _LOST:
-            late = chance.expovariate(1 / 2.0) if chance.random() < _LATE else 0.0
+        whim = self._plan.whims.get(message["type"], _NO_WHIM)
+        if chance.random() >= whim.lost:
+            late = chance.expovariate(1 / 2.0) if chance.random() < _LATE else whim.late * chance.random()
             self._arrive(link, sender, receiver, message, self._delay(link) + late)
-        if chance.random() < self._plan.duplicated:
+        if chance.random() < max(whim.duplicated, self._plan.duplicated):
             late = chance.expovariate(1 / 0.5) if chance.random() < 0.5 else 0.0
             self._arrive(link, sender, receiver, message, self._delay(link) + late)
         if chance.random() < _REPLAYED:

@@ -10,20 +10,20 @@ from types import CodeType, FunctionType
 
 from chaos.fsyncs import Removal, removals
 
-_PRODUCT = Path(__file__).resolve().parent.parent.parent
-_SIMULATED = ("consensus/wal.py", "consensus/raft/")
+PRODUCT = Path(__file__).resolve().parent.parent.parent
+_SIMULATED = ("consensus/wal.py", "consensus/cuts.py", "consensus/smallfile.py", "consensus/raft/")
 
 
 def syncs() -> list[Removal]:
     """Those of the log; the state's are SQLite's, or in files that this simulation leaves alone."""
-    return [each for each in removals(_PRODUCT) if each.path.startswith(_SIMULATED)]
+    return [each for each in removals(PRODUCT) if each.path.startswith(_SIMULATED)]
 
 
 @contextmanager
 def left_out(removal: Removal) -> Iterator[None]:
     """The function that makes the call runs without it."""
     module = importlib.import_module(removal.path.removesuffix(".py").replace("/", "."))
-    lines = (_PRODUCT / removal.path).read_text().splitlines(keepends=True)
+    lines = (PRODUCT / removal.path).read_text().splitlines(keepends=True)
     indent = lines[removal.first - 1][: -len(lines[removal.first - 1].lstrip())]
     lines[removal.first - 1 : removal.last] = [f"{indent}pass\n", *["\n"] * (removal.last - removal.first)]
     place = removal.what.partition(":")[0]

@@ -18,7 +18,6 @@ from random import Random
 
 from consensus import disk
 
-SECTOR_BYTES = 512
 _FOLDER = -1  # stands for an inode
 _NO_LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -35,35 +34,52 @@ class Ended(BaseException):
 class Volume:
     """One member's disk: a folder and those in it."""
 
-    def __init__(self, root: Path, chance: Random) -> None:
+    def __init__(self, root: Path, chance: Random, *, sector_bytes: int) -> None:
         self.root = root
         self._chance = chance
+        self._sector_bytes = sector_bytes
         self._contents: dict[int, bytes] = {}  # synced, by inode
         self._names: dict[str, dict[str, int]] = {}  # synced, by folder: name to inode
         self._pins: dict[int, int] = {}  # open files, so that no inode is given out twice
         self.syncs = 0
         self.fuse = 0  # the sync at which the process ends, counted down
         self.fuse_kills = False  # and the power stays
+        self.rewrite_fuse = False  # the next sync that would change what was synced before ends it, and the power
+        self.removal_fuse = False  # the same of one that would let names be gone
         self.bad = 0  # the same, for a sync that fails
         self.slow = 0.0  # seconds that a sync takes
         self.spent = 0.0  # seconds that syncs have taken since somebody looked
         self.full = False
+        self.truncations = 0
         root.mkdir(parents=True)
         self._names[str(root)] = {}
 
     def sync_file(self, descriptor: int) -> None:
         """Its content is kept."""
         self._before()
-        inode = os.fstat(descriptor).st_ino
-        if inode not in self._pins:
-            self._pins[inode] = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-        self._contents[inode] = _read(self._pins[inode])
+        inode = self._pin(descriptor)
+        content = _read(self._pins[inode])
+        if self.rewrite_fuse and not content.startswith(self._contents.get(inode, b"")):
+            self.rewrite_fuse = False
+            raise Ended(power_lost=True)
+        self._contents[inode] = content
         self._after()
+
+    def truncate(self, descriptor: int) -> None:
+        """It is about to lose its end; the disk may have written it by itself, as it may at any time."""
+        self.truncations += 1
+        if self._chance.random() < 0.5:
+            inode = self._pin(descriptor)
+            self._contents[inode] = _read(self._pins[inode])
 
     def sync_folder(self, path: str) -> None:
         """Its names are kept; what they name need not be."""
         self._before()
-        self._names[path] = self._present(path)
+        present = self._present(path)
+        if self.removal_fuse and not present.keys() >= self._names.get(path, {}).keys():
+            self.removal_fuse = False
+            raise Ended(power_lost=True)
+        self._names[path] = present
         self._after()
 
     def lose_power(self, torn: float) -> None:
@@ -95,11 +111,10 @@ class Volume:
 
     @contextmanager
     def limited(self) -> Iterator[None]:
-        """Files cannot grow beyond some size, if the disk is full."""
-        if not self.full:
-            yield
-            return
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self._chance.choice((0, 60, 300, 900)), _NO_LIMIT[1]))
+        """Files cannot grow beyond some size, as the disk is full."""
+        little = self._largest() + self._chance.randint(0, 600)
+        room = self._chance.choice((0, 60, little, little, little))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, _NO_LIMIT[1]))
         try:
             yield
         finally:
@@ -122,6 +137,15 @@ class Volume:
             self.fuse -= 1
             if not self.fuse:
                 raise Ended(power_lost=not self.fuse_kills)
+
+    def _largest(self) -> int:
+        return max(file.stat().st_size for file in self.root.rglob("*"))
+
+    def _pin(self, descriptor: int) -> int:
+        inode = os.fstat(descriptor).st_ino
+        if inode not in self._pins:
+            self._pins[inode] = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        return inode
 
     def _present(self, path: str) -> dict[str, int]:
         found = {}
@@ -156,14 +180,16 @@ class Volume:
         if not kept or now == synced:
             return synced
         least, most = sorted((len(synced), len(now)))
-        length = self._chance.choice((least, most, self._chance.randint(least, most)))
+        length = self._chance.choice((least, most, most, self._chance.randint(least, most)))
+        size = self._sector_bytes
+        starts = range(0, length, size)
+        fresh = [start for start in starts if now[start : start + size] != synced[start : start + size]]
+        place = self._chance.randint(0, len(fresh))
         share = self._chance.choice((0.0, 0.5, 0.9, 1.0))
-        parts = []
-        for start in range(0, length, SECTOR_BYTES):
-            source = now if self._chance.random() < share else synced
-            end = min(start + SECTOR_BYTES, length)
-            parts.append(source[start:end].ljust(end - start, b"\0"))
-        return b"".join(parts)
+        anywhere = [start for start in fresh if self._chance.random() < share]
+        written = set(self._chance.choice((fresh[:place], fresh[place:], anywhere)))
+        parts = [(now if start in written else synced)[start : start + size].ljust(size, b"\0") for start in starts]
+        return b"".join(parts)[:length]
 
 
 class Disks:
@@ -171,29 +197,37 @@ class Disks:
 
     def __init__(self) -> None:
         self._volumes: dict[str, Volume] = {}
+        self._ftruncate = os.ftruncate
 
-    def add(self, root: Path, chance: Random) -> Volume:
-        """A new, empty disk."""
-        volume = Volume(root, chance)
+    def add(self, root: Path, chance: Random, *, sector_bytes: int) -> Volume:
+        """A new, empty disk, which keeps or loses that many bytes as a whole."""
+        volume = Volume(root, chance, sector_bytes=sector_bytes)
         self._volumes[str(root)] = volume
         return volume
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """The product's syncs come here; those of other folders do nothing."""
-        shipped = disk.sync_data, disk.sync_file, disk.sync_folder
+        shipped, self._ftruncate = (disk.sync_data, disk.sync_file, disk.sync_folder), os.ftruncate
         disk.sync_data = disk.sync_file = self._sync_file
         disk.sync_folder = self._sync_folder
+        os.ftruncate = self._truncate
         try:
             yield
         finally:
             disk.sync_data, disk.sync_file, disk.sync_folder = shipped
+            os.ftruncate = self._ftruncate
             for volume in self._volumes.values():
                 volume.close()
 
     def _sync_file(self, descriptor: int) -> None:
         if volume := self._find(os.readlink(f"/proc/self/fd/{descriptor}")):
             volume.sync_file(descriptor)
+
+    def _truncate(self, descriptor: int, length: int) -> None:
+        if volume := self._find(os.readlink(f"/proc/self/fd/{descriptor}")):
+            volume.truncate(descriptor)
+        self._ftruncate(descriptor, length)
 
     def _sync_folder(self, path: Path) -> None:
         if volume := self._find(f"{path}/"):

@@ -70,7 +70,8 @@ class World:
         self.network = Network(plan, self.at, self._deliver, self._linked, lambda: self.now)
         self.machines: dict[str, Machine] = {}
         for name in plan.names:
-            volume = disks.add(folder / name, Random(f"volume/{plan.seed}/{name}"))
+            chance = Random(f"volume/{plan.seed}/{name}")
+            volume = disks.add(folder / name, chance, sector_bytes=plan.sector_bytes)
             replica: Replica = Database(folder / f"{name}.state") if plan.real_state else Counter()
             self.machines[name] = Machine(name, self, volume, replica)
         self._clients = [Client(number, self, plan.seed, real_state=plan.real_state) for number in range(_CLIENTS)]
@@ -125,11 +126,19 @@ class World:
         self.network.stop(name)
         machine.end(power_lost=power_lost)
         self._starting.add(name)
-        self.at(self._chance.choice((0.05, 0.5, 3.0)) * self._chance.random(), "start", lambda: self._start(name))
+        longest = 0.05 if machine.dooms else self._chance.choice((0.05, 0.5, 3.0))
+        self.at(longest * self._chance.random(), "start", lambda: self._start(name))
 
     def holders(self, index: int, term: int) -> str:
         """As `machine.Surroundings` says."""
         return "".join(name for name, machine in self.machines.items() if machine.holds(index, term))
+
+    def told(self, leader: str, term: int, index: int) -> int | None:
+        """As `machine.Surroundings` says."""
+        member = self.machines[leader].member
+        if member is None or not member.core.is_leader or member.core.term != term:
+            return None
+        return member.core.journal.term(index)
 
     # The run
 

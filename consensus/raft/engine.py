@@ -30,6 +30,8 @@ MAX_PENDING_BYTES = 64 * 1024 * 1024
 
 _STEP_SECONDS = 0.02  # between two looks at what is due
 _RETIME_SECONDS = 5.0
+_GATHER_PART = 20  # of the round trip to the nearest member
+_MOST_GATHER_SECONDS = 0.004
 _BEHIND_SECONDS = 1.0  # between two looks at whether entries have passed this member by
 
 _logger = logging.getLogger(__name__)
@@ -52,9 +54,10 @@ class RaftLog:
         self._commit = member.core.commit
         self._handed = self._commit  # on the member's thread
         self._retime_at = 0.0
+        self._gather_seconds = self._gather_until = 0.0
         self._watchers: set[asyncio.Future[None]] = set()
         self._failure: LogError | None = None
-        self._closing = False
+        self._closing = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="raft", daemon=True)
 
@@ -175,7 +178,7 @@ class RaftLog:
 
     async def close(self) -> None:
         """As the port says."""
-        self._closing = True
+        self._closing.set()
         self._wake.set()
         await asyncio.to_thread(self._thread.join)
         if self._closed:
@@ -203,7 +206,7 @@ class RaftLog:
         return await future
 
     def _check_usable(self) -> None:
-        if self._closing:
+        if self._closing.is_set():
             raise LogUnavailable("the log is closed")
         if self._failure is not None:
             raise LogUnavailable(str(self._failure)) from self._failure
@@ -237,7 +240,7 @@ class RaftLog:
     def _run(self) -> None:
         failure: LogError = LogUnavailable("the log is closed")
         try:
-            while not self._closing:
+            while not self._closing.is_set():
                 self._work()
         except LogError as error:
             failure = error
@@ -248,9 +251,7 @@ class RaftLog:
         self._end(failure)
 
     def _work(self) -> None:
-        if not self._member.has_work:
-            self._wake.wait(_STEP_SECONDS)
-        self._wake.clear()
+        self._await_work()
         if not self._member.has_work:  # what it has not taken stays where it is bounded
             for peer, message in self._inbox.take():
                 self._member.receive(peer, message)
@@ -259,6 +260,14 @@ class RaftLog:
         self._retime()
         self._member.step()
 
+    def _await_work(self) -> None:
+        """Until something is to be done. What comes within a small part of a round trip shares a step, and so one sync
+        and one message to each member; what comes alone does not wait."""
+        if not self._member.has_work and self._wake.wait(_STEP_SECONDS):
+            self._closing.wait(max(0.0, self._gather_until - clock.monotonic()))
+            self._gather_until = clock.monotonic() + self._gather_seconds
+        self._wake.clear()
+
     def _take_orders(self) -> list[Callable[[], None]]:
         with self._ordering:
             orders, self._orders = self._orders, []
@@ -266,10 +275,10 @@ class RaftLog:
 
     def _end(self, failure: LogError) -> None:
         """Whoever waits, now or later, is told."""
-        if not self._closing:
+        if not self._closing.is_set():
             _logger.error("raft_stopped", extra={"reason": str(failure)})
             self._hand_over(self._commit, failure)
-        self._closing = True
+        self._closing.set()
         self._member.close()
         for order in self._take_orders():
             order()
@@ -290,13 +299,14 @@ class RaftLog:
         return _tried(lambda: journal.wal.trim(upto, keep_bytes=keep_bytes))
 
     def _retime(self) -> None:
-        """Elections wait for as long as the measured distances ask for."""
+        """Elections wait for as long as the measured distances ask for, and steps as these allow."""
         at = clock.monotonic()
         if at < self._retime_at:
             return
         self._retime_at = at + _RETIME_SECONDS
-        measured = [self._transport.round_trip_seconds(peer) for peer in self._peers]
-        self._member.core.retime(Timing.for_round_trip(max((each for each in measured if each), default=0.0)))
+        measured = [each for each in map(self._transport.round_trip_seconds, self._peers) if each]
+        self._member.core.retime(Timing.for_round_trip(max(measured, default=0.0)))
+        self._gather_seconds = min(_MOST_GATHER_SECONDS, min(measured, default=0.0) / _GATHER_PART)
 
 
 def _committed(found: tuple[Entry, ...], after: int, commit: int) -> tuple[tuple[Entry, ...], int]:

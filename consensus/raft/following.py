@@ -54,7 +54,8 @@ class Following(Guarded):
             raise ValueError("another leader in this term")
         self._follow(node, message["term"])
         if "prevLogIdx" not in message:
-            self.snapshot_from = node.id
+            # It may have been on its way while a snapshot came in force here.
+            self.snapshot_from = node.id if self.commit < int(message["first"]) else None
             # The rest may be of a dead leader, and more than this one has.
             self._answer(node, message, self.commit + 1, success=False, reset=True)
             return

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgpack
 
-from consensus import disk, smallfile
+from consensus import smallfile
 from consensus.errors import LogCorrupt, LogUnavailable
 
 _FILE = "hardstate"
@@ -39,11 +39,11 @@ class HardState:
 
     @classmethod
     def open(cls, folder: Path) -> HardState:
-        """Raises LogCorrupt: a member that forgot its vote could vote twice, so nothing is guessed. LogUnavailable when
-        the disk fails."""
+        """Comes behind `Wal.open` of the same folder, which syncs it: a predecessor may have been killed between its
+        rename and that. Raises LogCorrupt: a member that forgot its vote could vote twice, so nothing is guessed.
+        LogUnavailable when the disk fails."""
         path = folder / _FILE
         try:
-            disk.sync_folder(folder)  # a predecessor may have been killed between its rename and this
             return cls(folder, _decode(path, path.read_bytes()))
         except FileNotFoundError:
             return cls(folder, Stored())

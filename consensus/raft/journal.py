@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 from consensus.errors import StateRefused
 from consensus.log import MAX_PAYLOAD_BYTES, Entry
@@ -48,7 +48,7 @@ class Journal:
         self._load_recent()
 
     @classmethod
-    def open(cls, folder: Path, applied: int, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> Journal:
+    def open(cls, folder: Path, applied: int, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> Self:
         """The journal in `folder`, of a member whose state has applied entry `applied`.
 
         Raises StateRefused if the log ends before that and no snapshot explains it; LogCorrupt, LogFull, and

@@ -101,9 +101,9 @@ class Leading(Guarded):
         """Sends a member what it lacks as far as there is room on its way, or else where this log ends."""
         following: dict[Node, int] = self._SyncObj__raftNextIndex
         heading = {"type": "append_entries", "term": self.term, "commit_index": self.commit, "round": self.round}
-        if following[node] <= self.journal.first:  # it needs a snapshot, and learns so by what is missing here
+        if following[node] <= self.journal.first:  # it may need a snapshot, and learns so by what is missing here
             self._number += 1
-            self.send(node.id, heading | {"number": self._number})
+            self.send(node.id, heading | {"first": self.journal.first, "number": self._number})
             return
         for _ in range(_MOST_BATCHES):
             before = following[node] - 1

@@ -23,6 +23,7 @@ MAX_INBOX = 10_000
 MAX_WAITING = 65_536
 
 _MOST_AT_ONCE = 1000
+_EXPIRE_SECONDS = 0.1
 _logger = logging.getLogger(__name__)
 
 Done = Callable[[int | LogError], None]
@@ -59,6 +60,8 @@ class Member:
         self._commit = core.commit
         self._waiting = 0
         self._grown = False
+        self._asked_leader = core.leader
+        self._expire_at = 0.0
 
     # From any thread
 
@@ -238,11 +241,19 @@ class Member:
                 if waiting := self._entries.pop(index, None):
                     self._conclude(index, waiting)
         self._settle_reads()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Those that nobody will answer. It looks at everyone who waits, and so not in every step."""
         leader, at = self.core.leader, now()
-        self._expire(lambda waiting: waiting.deadline <= at, "no answer in time")
-        self._expire(
-            lambda waiting: waiting.leader not in {None, leader} and not waiting.term, "the leader has changed"
-        )
+        if leader != self._asked_leader:
+            self._asked_leader = leader
+            self._expire(
+                lambda waiting: waiting.leader not in {None, leader} and not waiting.term, "the leader has changed"
+            )
+        if at >= self._expire_at:
+            self._expire_at = at + _EXPIRE_SECONDS
+            self._expire(lambda waiting: waiting.deadline <= at, "no answer in time")
 
     def _conclude(self, index: int, waiting: list[_Waiting]) -> None:
         term = self.core.journal.term(index)

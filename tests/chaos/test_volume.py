@@ -205,6 +205,21 @@ def test_sectors_survive_by_chance() -> None:
     assert len(survivors) == 8  # every combination of three sectors, holes included
 
 
+def test_a_cut_can_be_half_made() -> None:
+    length, end = 10, 3 * SECTOR_BYTES
+    found = set()
+    for seed in range(30):
+        volume = Volume()
+        file = _file(volume, "/f", b"x" * end)
+        file.sync()
+        _sync_folder(volume, "/")
+        file.truncate(length)
+        volume.crash(kept=0.5, chance=Random(seed))
+        found.add(_read(volume, "/f"))
+    hole = b"x" * length + bytes(SECTOR_BYTES - length) + b"x" * (end - SECTOR_BYTES)
+    assert found == {b"x" * end, b"x" * length, hole}
+
+
 @pytest.mark.parametrize(
     ("number", "operation"),
     [

@@ -1,4 +1,5 @@
-"""One real node for all client tests, and for each test a home of its own and a repository of its own.
+"""For each client test a home and a repository of its own, in two real registries that no client must tell apart: one
+node, and three regions of which every request reaches another one than the last.
 
 `MERIDIAN_TEST_REGISTRY=host:port` runs the same tests against a registry that already stands there.
 """
@@ -14,19 +15,28 @@ import pytest
 
 from bench.servers import meridian
 from consensus import entropy
+from tests.clients.bouncing import three_bouncing_regions
+from tests.clients.containerd import ctr as ctr
 from tests.clients.inspection import Inspection
 from tests.clients.layouts import Layout
 from tests.clients.workspace import Workspace
 
+REGISTRIES = ["given"] if "MERIDIAN_TEST_REGISTRY" in os.environ else ["node", "regions"]
 
-@pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+
+@pytest.fixture(scope="session", params=REGISTRIES)
+def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of the registry under test."""
-    if given := os.environ.get("MERIDIAN_TEST_REGISTRY"):
-        yield given
-        return
-    with meridian(tmp_path_factory.mktemp("node")) as server:
-        yield server.address
+    if request.param == "given":
+        yield os.environ["MERIDIAN_TEST_REGISTRY"]
+    elif request.param == "node":
+        with meridian(tmp_path_factory.mktemp("node")) as server:
+            yield server.address
+    else:
+        with three_bouncing_regions(tmp_path_factory.mktemp("regions")) as bouncing:
+            yield bouncing.address
+            assert len(bouncing.requests) == 3
+            assert not bouncing.failures
 
 
 @pytest.fixture(scope="session")

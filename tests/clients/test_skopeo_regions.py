@@ -13,7 +13,7 @@ import pytest
 
 from tests.clients.layouts import Layout, tagged
 from tests.clients.workspace import Workspace
-from tests.node.walled_regions import AP, EU, US, Regions
+from tests.node.walled_regions import AP, EU, US, Regions, walled_regions
 
 IMAGES = int(os.environ.get("MERIDIAN_IMAGES", "5"))
 
@@ -22,12 +22,8 @@ pytestmark = pytest.mark.timeout(120 + 10 * IMAGES)
 
 @pytest.fixture(scope="module")
 def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
-    made = Regions(tmp_path_factory.mktemp("regions"))
-    try:
-        made.start(EU, US, AP)
+    with walled_regions(tmp_path_factory.mktemp("regions")) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture

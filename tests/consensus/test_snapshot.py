@@ -148,15 +148,15 @@ def test_garbage_is_no_manifest(data: bytes) -> None:
         {"applied": -1},
         {"term": 2**63},
         {"chunks": b""},
-        {"sha256": b"short"},
+        {"chunks": b"short"},
         {"cluster_id": "c" * 1000},
     ],
     ids=str,
 )
 def test_a_manifest_out_of_bounds_is_refused(made: tuple[Path, Manifest], change: dict[str, object]) -> None:
-    fields = dataclasses.asdict(made[1]) | change
+    changed = Manifest(**dataclasses.asdict(made[1]) | change)
     with pytest.raises(SnapshotDamaged):
-        Manifest.decode(msgpack.packb((1, *fields.values())))
+        Manifest.decode(changed.encode())
 
 
 def test_a_manifest_is_that_of_its_name_only(made: tuple[Path, Manifest]) -> None:
@@ -183,7 +183,13 @@ def test_a_changed_byte_is_found(tmp_path: Path, made: tuple[Path, Manifest], pl
     content = bytearray(made[0].read_bytes())
     content[place] ^= 1
     (tmp_path / "copy").write_bytes(content)
-    with pytest.raises(SnapshotDamaged, match="does not hold the bytes"):
+    with pytest.raises(SnapshotDamaged, match="not what its manifest says"):
+        snapshot.verify(tmp_path / "copy", made[1], CLUSTER)
+
+
+def test_a_file_that_ends_early_is_found(tmp_path: Path, made: tuple[Path, Manifest]) -> None:
+    (tmp_path / "copy").write_bytes(made[0].read_bytes()[:CHUNK_BYTES])
+    with pytest.raises(SnapshotDamaged, match="does not hold all"):
         snapshot.verify(tmp_path / "copy", made[1], CLUSTER)
 
 
@@ -203,7 +209,7 @@ def test_a_database_that_is_not_sound_is_found_although_its_manifest_fits(
     lying = dataclasses.replace(
         manifest,
         size_bytes=not_a_state.stat().st_size,
-        sha256=hashlib.sha256(not_a_state.read_bytes()).digest(),
+        chunks=hashlib.sha256(not_a_state.read_bytes()).digest(),
     )
     with pytest.raises(SnapshotDamaged, match="no sound database"):
         snapshot.verify(not_a_state, lying, CLUSTER)

@@ -13,7 +13,7 @@ from consensus.replica import Replica
 from consensus.solo import SoloLog
 from consensus.state import State
 from consensus.views import Views
-from node.admin import OK, Health, Storage, create_admin
+from node.admin import BAD_NEWS_SECONDS, OK, Health, Storage, create_admin
 from node.blobs.memory import MemoryStore, MemoryUploads
 from node.config import Cluster, Config, Limits, Node
 from node.counter import Counter
@@ -154,13 +154,25 @@ async def test_a_node_alone_that_still_reads_its_log_is_not_ready(tmp_path: Path
     assert "cluster" not in checks
 
 
+async def test_no_gateway_denies_for_long_that_the_node_is_ready(tmp_path: Path) -> None:
+    """Each of them asks the keeper for itself."""
+    keeper = Answering(standing(current=False))
+    health = Health(launch_in(tmp_path), keeper)
+    assert await health.keeper() == standing(current=False)
+    keeper.answer = standing()
+    await asyncio.sleep(2 * BAD_NEWS_SECONDS)
+    assert await health.keeper() == standing()
+    keeper.answer = standing(current=False)
+    assert await health.keeper() == standing()
+
+
 class Answering(KeeperClient):
     """A connection to a keeper that says this."""
 
     def __init__(self, answer: KeeperStatus | None) -> None:
-        self._answer = answer
+        self.answer = answer
 
     async def status(self) -> KeeperStatus:
-        if self._answer is None:
+        if self.answer is None:
             raise LogUnavailable("away")
-        return self._answer
+        return self.answer

@@ -102,7 +102,7 @@ def test_at_a_terminal_there_is_a_table(tmp_path: Path) -> None:
     os.close(controller)
     assert "REGION" in shown
     assert "\u2500" in shown
-    assert "unused" in shown
+    assert "stopped" in shown
 
 
 # --- completion ---

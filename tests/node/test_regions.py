@@ -15,19 +15,15 @@ import pytest
 from node.local import stop
 from tests.node.descent import descendants
 from tests.node.running import digest_of, eventually
-from tests.node.walled_regions import AP, EU, PLAIN, READY_SECONDS, US, Regions
+from tests.node.walled_regions import AP, EU, PLAIN, READY_SECONDS, US, Regions, walled_regions
 
 UNDECIDED = (503, 504)  # it may or may not have happened
 
 
 @pytest.fixture(scope="module")
 def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
-    made = Regions(tmp_path_factory.mktemp("regions"))
-    try:
-        made.start(EU, US, AP)
+    with walled_regions(tmp_path_factory.mktemp("regions")) as made:
         yield made
-    finally:
-        made.close()
 
 
 def test_no_region_can_look_into_the_folder_of_another(regions: Regions) -> None:
@@ -72,6 +68,19 @@ def test_every_request_of_a_push_may_reach_another_region_and_every_region_has_t
         assert put.status_code == 201, put.text
         for client in regions.clients:
             assert client.get(f"/v2/team/blobs/blobs/{digest}").content == content
+
+
+def test_a_blob_that_was_deleted_in_one_region_is_in_none(regions: Regions) -> None:
+    for number in range(20):
+        content = f"blob {number}".encode()
+        digest, at, elsewhere = digest_of(content), number % 3, (number + 1 + number % 2) % 3
+        location = regions.clients[at].post("/v2/gone/blobs/uploads/").headers["location"]
+        assert regions.clients[at].put(location, params={"digest": digest}, content=content).status_code == 201
+        path = f"/v2/gone/blobs/{digest}"
+        assert regions.clients[elsewhere].head(path).status_code == 200
+        assert regions.clients[at].delete(path).status_code == 202
+        assert regions.clients[elsewhere].head(path).status_code == 404
+        assert regions.clients[elsewhere].get(path).status_code == 404
 
 
 def test_lists_and_referrers_are_never_behind(regions: Regions) -> None:

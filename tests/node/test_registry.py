@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 
-from consensus.commands import BlobFact, Command, DeleteBlob, Outcome, PutManifest, RecordBlobs, StageContent
+from consensus.commands import Command, Outcome, PutManifest, StageContent
 from consensus.errors import LogFull
 from consensus.manifest import parse_manifest
-from consensus.names import Digest, RepositoryName, StoreId, Tag
+from consensus.names import Digest, RepositoryName, Tag
 from consensus.proposer import Channel, Proposer
-from consensus.replica import Replica
-from consensus.solo import SoloLog
-from consensus.state import State
 from consensus.views import Views
-from node.blobs.memory import MemoryStore, MemoryUploads
 from node.conditions import ANYTHING, UNCONDITIONAL, Condition
-from node.config import Config
-from node.errors import BlobUnknown, ManifestUnknown, TagConflict, Undecided
-from node.freshness import Freshness
-from node.registry import ManifestPush, Registry
-from node.tokens import UploadTokens
-
-APP = RepositoryName("team/app")
-V1 = Tag("v1")
-PLAIN = "application/vnd.example.plain"
+from node.errors import ManifestUnknown, TagConflict, Undecided
+from tests.node.registries import APP, PLAIN, V1, push, registry_on, replicated
 
 
 class Interfering:
@@ -64,36 +50,6 @@ class Full:
 
     async def propose(self, proposer: int, sequence: int, acknowledged: int, command: Command) -> Outcome:
         raise LogFull("no space left on device")
-
-
-@asynccontextmanager
-async def replicated(folder: Path) -> AsyncIterator[tuple[Replica, Views]]:
-    log, state = SoloLog.open(folder / "wal"), State.open(folder / "state", "c" * 32)
-    views = Views(folder / "state")
-    try:
-        async with Replica.open(log, state) as replica:
-            yield replica, views
-    finally:
-        views.close()
-        await log.close()
-        state.close()
-
-
-def registry_on(channel: Channel, views: Views, freshness: Freshness | None = None) -> Registry:
-    blobs = MemoryStore(StoreId("a" * 32))
-    return Registry(
-        views=views,
-        proposer=Proposer(channel, "test"),
-        blobs=blobs,
-        uploads=MemoryUploads(blobs),
-        tokens=UploadTokens("1" * 32, b"s" * 32),
-        config=Config(),
-        freshness=freshness,
-    )
-
-
-def push(content: bytes, condition: Condition = UNCONDITIONAL, *, tag: Tag = V1) -> ManifestPush:
-    return ManifestPush(content, PLAIN, None, (tag,), condition)
 
 
 async def test_a_tag_that_moves_meanwhile_is_looked_at_again(tmp_path: Path) -> None:
@@ -244,151 +200,3 @@ async def test_the_media_type_belongs_to_the_repository(tmp_path: Path) -> None:
         await registry.push_manifest(other, replace(push(b"{}"), media_type="application/vnd.example.other"))
         assert (await registry.resolve(APP, digest)).media_type == PLAIN
         assert (await registry.resolve(other, digest)).media_type == "application/vnd.example.other"
-
-
-class Behind:
-    """What a member lacks of what was acknowledged elsewhere: it is applied when the member syncs."""
-
-    def __init__(self, elsewhere: Callable[[], Awaitable[object]]) -> None:
-        self._elsewhere = elsewhere
-        self.asked = 0
-
-    async def fresh(self) -> None:
-        self.asked += 1
-        if self.asked == 1:
-            await self._elsewhere()
-
-
-LAYER = b"layer"
-
-
-async def record(replica: Replica, repository: RepositoryName = APP) -> Digest:
-    digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
-    fact = BlobFact(digest, len(LAYER))
-    await Proposer(replica, "elsewhere").propose(RecordBlobs(repository, StoreId("b" * 32), (fact,)))
-    return digest
-
-
-Read = Callable[[Registry, Digest], Awaitable[object]]
-READS: dict[str, Read] = {
-    "tag": lambda registry, digest: registry.resolve(APP, V1),
-    "digest": lambda registry, digest: registry.resolve(APP, digest),
-    "tags": lambda registry, digest: registry.tags(APP, None, 10),
-}
-
-
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-async def test_what_was_pushed_elsewhere_is_read(tmp_path: Path, read: Read) -> None:
-    async with replicated(tmp_path) as (replica, views):
-        elsewhere = registry_on(replica, views)
-        behind = Behind(lambda: elsewhere.push_manifest(APP, push(b"one")))
-        digest = Digest("sha256", hashlib.sha256(b"one").hexdigest())
-        assert await read(registry_on(replica, views, behind), digest)
-        assert behind.asked == 1
-
-
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-async def test_what_was_deleted_elsewhere_is_not(tmp_path: Path, read: Read) -> None:
-    async with replicated(tmp_path) as (replica, views):
-        elsewhere = registry_on(replica, views)
-        digest = (await elsewhere.push_manifest(APP, push(b"one"))).digest
-        behind = Behind(lambda: elsewhere.delete_manifest(APP, digest))
-        try:
-            assert await read(registry_on(replica, views, behind), digest) == []
-        except ManifestUnknown:
-            assert read is not READS["tags"]
-
-
-async def test_lists_are_as_new(tmp_path: Path) -> None:
-    async with replicated(tmp_path) as (replica, views):
-        behind = Behind(lambda: record(replica))
-        assert await registry_on(replica, views, behind).repositories(None, 10) == ["team/app"]
-        subject = Digest("sha256", "5" * 64)
-        content = json.dumps(
-            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "subject": described(subject)}
-        ).encode()
-        elsewhere = registry_on(replica, views)
-        behind = Behind(lambda: elsewhere.push_manifest(APP, replace(push(content), media_type=OCI_INDEX, tags=())))
-        listing = await registry_on(replica, views, behind).referrers(APP, subject, None)
-        assert len(listing(None, 10)) == 1
-
-
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-
-
-def described(digest: Digest) -> dict[str, object]:
-    return {"mediaType": OCI_INDEX, "digest": str(digest), "size": 1}
-
-
-async def test_a_blob_is_asked_about_only_if_it_is_not_known(tmp_path: Path) -> None:
-    async with replicated(tmp_path) as (replica, views):
-        behind = Behind(lambda: record(replica))
-        registry = registry_on(replica, views, behind)
-        digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
-        assert (await registry.blob(APP, digest)).size_bytes == len(LAYER)
-        assert (await registry.blob(APP, digest)).size_bytes == len(LAYER)
-        assert behind.asked == 1
-        with pytest.raises(BlobUnknown):
-            await registry.blob(APP, Digest("sha256", "0" * 64))
-        assert behind.asked == 2
-
-
-@pytest.mark.parametrize("source", [APP, None])
-async def test_a_blob_of_elsewhere_can_be_mounted(tmp_path: Path, source: RepositoryName | None) -> None:
-    async with replicated(tmp_path) as (replica, views):
-        if source is None:
-            await record(replica)
-        behind = Behind(lambda: record(replica))
-        digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
-        assert await registry_on(replica, views, behind).mount_blob(RepositoryName("other"), digest, source)
-        assert behind.asked == (0 if source is None else 1)
-
-
-async def test_a_mount_brings_back_what_was_deleted_elsewhere(tmp_path: Path) -> None:
-    """The answer must not rest on what this member still has."""
-    async with replicated(tmp_path) as (replica, views):
-        digest = await record(replica)
-        await record(replica, RepositoryName("other"))
-        behind = Behind(lambda: Proposer(replica, "elsewhere").propose(DeleteBlob(APP, digest)))
-        assert await registry_on(replica, views, behind).mount_blob(APP, digest, RepositoryName("other"))
-        assert views.blob(APP, digest)
-        assert behind.asked == 1
-
-
-async def test_a_manifest_of_blobs_of_elsewhere_is_taken(tmp_path: Path) -> None:
-    async with replicated(tmp_path) as (replica, views):
-        behind = Behind(lambda: record(replica))
-        registry = registry_on(replica, views, behind)
-        layer = {"mediaType": "x/y", "digest": f"sha256:{hashlib.sha256(LAYER).hexdigest()}", "size": len(LAYER)}
-        content = json.dumps({"schemaVersion": 2, "mediaType": OCI_IMAGE, "config": layer, "layers": [layer]}).encode()
-        await registry.push_manifest(APP, replace(push(content), media_type=OCI_IMAGE))
-        await registry.push_manifest(APP, replace(push(content), media_type=OCI_IMAGE))
-        assert behind.asked == 1
-
-
-OCI_IMAGE = "application/vnd.oci.image.manifest.v1+json"
-
-
-async def test_a_condition_is_about_the_newest_tag(tmp_path: Path) -> None:
-    async with replicated(tmp_path) as (replica, views):
-        elsewhere = registry_on(replica, views)
-        behind = Behind(lambda: elsewhere.push_manifest(APP, push(b"one")))
-        await registry_on(replica, views, behind).push_manifest(APP, push(b"two", Condition(match=ANYTHING)))
-        two = (await elsewhere.resolve(APP, V1)).digest
-        behind = Behind(lambda: elsewhere.push_manifest(APP, push(b"three")))
-        with pytest.raises(TagConflict):
-            await registry_on(replica, views, behind).delete_tag(APP, V1, Condition(match=frozenset({two})))
-
-
-async def test_deletes_look_for_the_newest(tmp_path: Path) -> None:
-    async with replicated(tmp_path) as (replica, views):
-        elsewhere = registry_on(replica, views)
-        behind = Behind(lambda: elsewhere.push_manifest(APP, push(b"one")))
-        await registry_on(replica, views, behind).delete_manifest(
-            APP, Digest("sha256", hashlib.sha256(b"one").hexdigest())
-        )
-        behind = Behind(lambda: record(replica))
-        digest = Digest("sha256", hashlib.sha256(LAYER).hexdigest())
-        await registry_on(replica, views, behind).delete_blob(APP, digest)
-        with pytest.raises(BlobUnknown):
-            await registry_on(replica, views, behind).delete_blob(APP, digest)

@@ -7,6 +7,8 @@ import os
 import shlex
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -118,3 +120,14 @@ class Regions:
         answer = self.clients[region].get(f"/v2/{repository}/manifests/{reference}")
         assert answer.status_code in {200, 404}, answer.text
         return answer.content if answer.status_code == 200 else None
+
+
+@contextmanager
+def walled_regions(folder: Path) -> Iterator[Regions]:
+    """All three, ready; they end with the block."""
+    made = Regions(folder)
+    try:
+        made.start(EU, US, AP)
+        yield made
+    finally:
+        made.close()

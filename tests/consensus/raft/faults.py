@@ -226,7 +226,8 @@ def committed_without_being_compared(lab: Lab) -> Found:
     lab.receive(
         "b",
         "c",
-        {"type": "append_entries", "term": 2, "commit_index": 5, "serialized": None, "round": 1, "number": 1},
+        {"type": "append_entries", "term": 2, "commit_index": 5, "serialized": None, "first": 5}
+        | {"round": 1, "number": 1},
     )
     lab.turn("b")
     return {"applied": lab.applied("b")}

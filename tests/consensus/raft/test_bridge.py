@@ -3,15 +3,17 @@
 import asyncio
 import itertools
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from consensus.bridge import Bridge
 from consensus.commands import Status
 from consensus.errors import LogUnavailable
+from consensus.log import Bridged
 from consensus.proposer import Proposer
 from consensus.raft.engine import RaftLog
 from consensus.raft.relayed import RelayedHandlers
@@ -151,3 +153,39 @@ async def test_one_that_was_away_for_too_long_gets_a_snapshot(members: Members, 
     await members.begin("c")  # also from what it has on disk now
     await members.settled(*NAMES)
     assert len(await members.hashes()) == 1
+
+
+class _Lonely:
+    """A log of which only terms are asked."""
+
+    async def term_at(self, _: int) -> int:
+        return 1
+
+
+async def test_who_asks_while_a_snapshot_is_taken_gets_that_one(tmp_path: Path) -> None:
+    state = State.open(tmp_path / "state", CLUSTER_ID)
+    bridge = Bridge.open(cast(Bridged, _Lonely()), tmp_path / "snapshots", CLUSTER_ID, pytest.fail)
+    steps = 0
+
+    async def asked_for_again(step: Callable[[], object]) -> object:
+        nonlocal steps
+        steps += 1
+        bridge._want(0)
+        return step()
+
+    taking = asyncio.create_task(bridge.take_when_wanted(state, asked_for_again))
+    bridge._want(0)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while bridge._archive.newest is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    taken_after = steps
+    await asyncio.sleep(0.1)
+    assert steps == taken_after
+    bridge._want(0)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while steps == taken_after:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    taking.cancel()
+    await asyncio.wait([taking])
+    bridge.close()
+    state.close()

@@ -189,13 +189,25 @@ def test_what_could_not_be_written_is_neither_acknowledged_nor_committed_later(f
 def test_a_leader_without_its_entries_learns_how_far_it_agrees_for_certain(follower: Follower) -> None:
     """Its newest entries may be more than that leader has: it could not make sense of them."""
     follower.receive(follower.entries((1, 0), ("x", 1), ("y", 1), ("z", 1), commit=2))
-    heading = {"type": "append_entries", "term": 2, "commit_index": 90, "round": 1, "number": 9}
+    heading = {"type": "append_entries", "term": 2, "commit_index": 90, "first": 80, "round": 1, "number": 9}
     (answer,) = follower.receive(heading, sender="c")
     assert follower.core.snapshot_from == "c"
     assert (answer["success"], answer["reset"], answer["next_node_idx"]) == (False, True, 3)
     assert follower.core.commit == 2
     follower.receive(follower.entries((2, 1), ("new", 2), term=2), sender="c")
     assert follower.core.snapshot_from is None
+
+
+def test_what_was_on_its_way_while_a_snapshot_came_in_force_asks_for_no_other(follower: Follower) -> None:
+    heading = {"type": "append_entries", "term": 1, "commit_index": 90, "first": 30, "round": 1, "number": 9}
+    follower.receive(heading)
+    assert follower.core.snapshot_from == "a"
+    follower.member.restart(30, 1)
+    (answer,) = follower.receive(heading | {"number": 10})
+    assert follower.core.snapshot_from is None, "entry 31 is still there"
+    assert (answer["success"], answer["reset"], answer["next_node_idx"]) == (False, True, 31)
+    follower.receive(heading | {"first": 31, "number": 11})
+    assert follower.core.snapshot_from == "a"
 
 
 def test_a_snapshot_in_force_takes_the_place_of_a_log_that_differs(follower: Follower) -> None:

@@ -1,0 +1,1 @@
+"""Regions joined by an emulated WAN, on one machine."""

@@ -171,10 +171,10 @@ class Schedule:
             standing.struck_at, standing.rests_until, standing.brought_since = now, now + rest, 0
 
     def overdue(self, now: float) -> list[Flow]:
-        """Flows to be cut: those that bring next to nothing, and those whose piece is whole without them."""
+        """Flows to be cut: those that bring next to nothing, and those whose piece others have made whole."""
         for flow in self.flows:
             flow.look(now)
-        return [flow for flow in self.flows if self._pieces.is_whole(flow.piece) or self.is_stalled(flow, now)]
+        return [flow for flow in self.flows if self._is_overtaken(flow) or self.is_stalled(flow, now)]
 
     def is_stalled(self, flow: Flow, now: float) -> bool:
         """Whether so little has come for so long that it has to be given up."""
@@ -186,6 +186,9 @@ class Schedule:
     def hopeless(self, now: float) -> bool:
         """Whether nothing is under way and nobody is left who could be asked."""
         return not self.flows and all(self._is_given_up(standing, now) for standing in self._standings.values())
+
+    def _is_overtaken(self, flow: Flow) -> bool:
+        return flow.position < self._pieces.stop(flow.piece) and self._pieces.is_whole(flow.piece)
 
     def _is_open(self, piece: int) -> bool:
         return not self._pieces.is_whole(piece) and all(flow.piece != piece for flow in self.flows)
@@ -225,7 +228,10 @@ class Schedule:
         return standing.without or standing.wrong or (standing.strikes >= STRIKES and quiet)
 
     def _second(self, now: float) -> Flow | None:
-        """Another flow for a piece whose only one is too slow, the earliest first."""
+        """Another flow for a piece whose only one is too slow, the earliest first. Where one holder is to give all of
+        it, that one has to be given up first."""
+        if not self._spread:
+            return None
         pieces = [flow.piece for flow in self.flows]
         for flow in sorted(self.flows, key=lambda flow: flow.piece):
             if pieces.count(flow.piece) > 1 or self._pieces.is_whole(flow.piece):

@@ -182,6 +182,21 @@ def test_one_holder_alone_where_parts_of_several_were_wrong() -> None:
     assert {holder for holder, _, _ in made.asked} == {NEAR}
 
 
+def test_one_holder_alone_gives_all_however_slow_it_is() -> None:
+    made = world(8, spread=False, near=100, far=5000)
+    made.run()
+    assert {holder for holder, _, _ in made.asked} == {NEAR}
+
+
+def test_a_flow_that_has_brought_its_piece_is_not_overtaken() -> None:
+    made = world(1, near=500, far=500)
+    flow = made.schedule.next((), made.now)
+    assert flow
+    made.schedule.brought(flow, PIECE, made.now)
+    made.pieces.add(0, PIECE)
+    assert made.schedule.overdue(made.now) == []
+
+
 def test_nobody_to_ask_is_hopeless_and_nothing_to_ask_for_is_not_asked() -> None:
     assert Schedule(Pieces(5, 5), [], distance=lambda _: 1.0).hopeless(0.0)
     assert Schedule(Pieces(0, 5), [NEAR], distance=lambda _: 1.0).next([], 0.0) is None

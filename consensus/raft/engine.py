@@ -29,7 +29,7 @@ from consensus.wal import DEFAULT_SEGMENT_BYTES
 MAX_PENDING_BYTES = 64 * 1024 * 1024
 
 _STEP_SECONDS = 0.02  # between two looks at what is due
-_RETIME_SECONDS = 5.0
+_RETIME_SECONDS = 1.0
 _GATHER_PART = 20  # of the round trip to the nearest member
 _MOST_GATHER_SECONDS = 0.004
 _BEHIND_SECONDS = 1.0  # between two looks at whether entries have passed this member by
@@ -261,10 +261,11 @@ class RaftLog:
         self._member.step()
 
     def _await_work(self) -> None:
-        """Until something is to be done. What comes within a small part of a round trip shares a step, and so one sync
-        and one message to each member; what comes alone does not wait."""
+        """Until something is to be done. While entries are under way, what comes within a small part of a round trip
+        shares a step, and so one sync and one message to each member; what comes alone does not wait."""
         if not self._member.has_work and self._wake.wait(_STEP_SECONDS):
-            self._closing.wait(max(0.0, self._gather_until - clock.monotonic()))
+            if self._member.under_way:
+                self._closing.wait(max(0.0, self._gather_until - clock.monotonic()))
             self._gather_until = clock.monotonic() + self._gather_seconds
         self._wake.clear()
 

@@ -81,6 +81,11 @@ class Member:
         """Whether the next step should not wait."""
         return bool(self._inbox) or self._grown or self._waits_for_a_round
 
+    @property
+    def under_way(self) -> bool:
+        """Whether there are entries that are not known to be committed."""
+        return self.core.journal.last > self.core.commit
+
     def propose(self, payload: bytes, done: Done) -> None:
         """`done` gets the index once the entry is committed, or LogUnavailable."""
         core = self.core

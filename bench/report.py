@@ -18,7 +18,7 @@ BASELINE = "docker-registry"
 OURS = "meridian"
 SERVERS = (OURS, BASELINE, "nginx")
 GB = 1_000_000_000
-OTHERS = ("Between regions", "A million manifests")  # of bench.wan and bench.million
+OTHERS = ("Between regions", "A million manifests", "Layers on demand")  # of bench.wan, bench.million, bench.fetching
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,8 @@ def lab(
         authority = Authority.create()
         chosen = topology.congestion_control if wan.nature.kind == "namespaces" else {}
         nodes = {
-            name: _node(work / name, name, authority, wan, lab_id, chosen.get(name, "")) for name in topology.regions
+            name: _node(work / name, name, authority, wan, lab_id, congestion_control=chosen.get(name, ""))
+            for name in topology.regions
         }
         made = Lab(lab_id, topology, wan, authority.cluster_id, nodes)
         stack.callback(made.kill, nodes)

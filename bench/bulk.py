@@ -83,8 +83,8 @@ async def give(tls: Path, file: Path) -> None:
 
 
 async def take(way: str, tls: Path, giver: Sequence[str], size_bytes: int, flows: int) -> None:
-    """All of it, a piece after the other on each of the flows, which are warm; prints the seconds. Of the giver: where it
-    is, its name, and the path of the blob."""
+    """All of it, a piece after the other on each of the flows, which are warm; prints the seconds. Of the giver: where
+    it is, its name, and the path of the blob."""
     address, name, path = giver
     pieces = [(at, min(at + PIECE_BYTES, size_bytes)) for at in range(0, size_bytes, PIECE_BYTES)][::-1]
     async with _by_grpc(tls, address, name, flows) if way == "gRPC" else _by_http(tls, address, name, path) as takers:

@@ -144,7 +144,9 @@ def lab(
         yield made
 
 
-def _node(folder: Path, name: str, authority: Authority, wan: Wan, lab_id: str, congestion_control: str) -> RegionNode:
+def _node(
+    folder: Path, name: str, authority: Authority, wan: Wan, lab_id: str, *, congestion_control: str
+) -> RegionNode:
     place = wan.places[name]
     publish(folder / "tls", authority.issue(name, _DAYS).files)
     known = {other: wan.known(name, other) for other in wan.places}

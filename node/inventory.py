@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -27,8 +28,8 @@ _SCHEMA = (
     "CREATE UNIQUE INDEX own_numbers ON own (number)",
     "CREATE INDEX own_gone ON own (number) WHERE NOT held",
     "CREATE TABLE members (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, store TEXT NOT NULL,"
-    " incarnation TEXT NOT NULL, reached INTEGER NOT NULL, round INTEGER NOT NULL, settled INTEGER NOT NULL,"
-    " copies INTEGER NOT NULL)",
+    " incarnation TEXT NOT NULL, reached INTEGER NOT NULL, forgotten INTEGER NOT NULL, round INTEGER NOT NULL,"
+    " settled INTEGER NOT NULL, copies INTEGER NOT NULL)",
     "CREATE TABLE copies (digest BLOB, member INTEGER, round INTEGER NOT NULL, PRIMARY KEY (digest, member))"
     " WITHOUT ROWID",
     "CREATE TRIGGER copy_comes AFTER INSERT ON copies BEGIN"
@@ -62,12 +63,12 @@ class InventoryReader:
         """Idempotent."""
         self._connection.close()
 
-    def page(self, incarnation: str, after: int) -> Page:
-        """The changes behind `after`, a number of that incarnation; from 0 on if it is another's, or too long ago."""
+    def page(self, incarnation: str, after: int, round_forgotten: int) -> Page:
+        """The changes behind `after`, a number of that incarnation, for who began to ask when the changes up to
+        `round_forgotten` were forgotten. From 0 on if it is another's, or some of them are forgotten by now."""
         with _transaction(self._connection, "DEFERRED"):
-            row = self._connection.execute("SELECT * FROM meta").fetchone()
-            store, current, last, forgotten, walked = row
-            known = incarnation == current and forgotten <= after <= last
+            store, current, last, forgotten, walked = self._connection.execute("SELECT * FROM meta").fetchone()
+            known = incarnation == current and after <= last and (after >= forgotten or round_forgotten == forgotten)
             begin = after if known else 0
             rows = self._connection.execute(_CHANGES, (begin, PAGE_ENTRIES + 1)).fetchall()
         more = len(rows) > PAGE_ENTRIES
@@ -77,6 +78,7 @@ class InventoryReader:
             incarnation=current,
             begin=begin,
             end=rows[-1][1] if more else last,
+            forgotten=forgotten,
             more=more,
             walked=bool(walked),
             held=tuple(digest for digest, _, held in rows if held),
@@ -89,10 +91,10 @@ class InventoryReader:
         return tuple(StoreId(store) for (store,) in rows)
 
 
-def page_of(file: Path, incarnation: str, after: int) -> Page:
-    """One page of the inventory in a file. Blocks. Raises sqlite3.Error."""
+def page_of(file: Path, incarnation: str, after: int, round_forgotten: int) -> Page:
+    """One page of the inventory in a file, see InventoryReader.page. Blocks. Raises sqlite3.Error."""
     with closing(InventoryReader(file)) as reader:
-        return reader.page(incarnation, after)
+        return reader.page(incarnation, after, round_forgotten)
 
 
 def holders_of(file: Path, digest: Digest) -> tuple[StoreId, ...]:
@@ -147,9 +149,9 @@ class Inventory(InventoryReader):
 
     def standing(self, member: str) -> Standing:
         """How far the member's inventory is known."""
-        query = "SELECT incarnation, reached, round, settled FROM members WHERE name = ?"
+        query = "SELECT incarnation, reached, forgotten, round, settled FROM members WHERE name = ?"
         row = self._connection.execute(query, (member,)).fetchone()
-        return Standing(row[0], row[1], row[2], bool(row[3])) if row else Standing()
+        return Standing(row[0], row[1], row[2], row[3], bool(row[4])) if row else Standing()
 
     def count(self, member: str) -> int:
         """The copies that the member is believed to hold."""
@@ -184,10 +186,10 @@ class Inventory(InventoryReader):
         connection.execute("INSERT INTO meta VALUES (?, ?, 0, 0, 0)", (store, entropy.token_bytes(16).hex()))
 
     def _put(self, member: str, store: str, standing: Standing) -> int:
-        values = (member, store, standing.incarnation, standing.reached, standing.round, standing.settled)
+        values = (member, store, *astuple(standing))
         row = self._connection.execute(
-            "INSERT INTO members VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, 0) ON CONFLICT (name) DO UPDATE SET"
-            " store = ?2, incarnation = ?3, reached = ?4, round = ?5, settled = ?6 RETURNING id",
+            "INSERT INTO members VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, 0) ON CONFLICT (name) DO UPDATE SET"
+            " store = ?2, incarnation = ?3, reached = ?4, forgotten = ?5, round = ?6, settled = ?7 RETURNING id",
             values,
         ).fetchall()
         identity: int = row[0][0]

@@ -2,7 +2,7 @@
 
 A node numbers the changes of what it holds, and each blob stands at the number of its last change. Whoever follows asks
 for what stands behind the number that it has reached, a page at a time: so a page that is lost, or comes twice, costs
-nothing. Where the numbers are others' (the *incarnation* has changed), or what has gone is not known that far back, the
+nothing. Where the numbers are others' (the *incarnation* has changed), or some of what has gone since is forgotten, the
 pages begin at 0 again. What was known then stays until all has been told anew, and what was not told is forgotten.
 
 All of it is hearsay: a blob that is not held after all is `untrue`, and costs whoever believed it one request.
@@ -30,13 +30,15 @@ Token = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """What has changed behind the number `begin` and up to `end`, as packed digests. `more`: there is more behind it;
-    `walked`: the node has looked through its store since the incarnation began, so that nothing is left out."""
+    """What has changed behind the number `begin` and up to `end`, as packed digests. `forgotten`: of what has gone, the
+    changes up to there are not known any more. `more`: there is more behind it. `walked`: the node has looked through
+    its store since the incarnation began, so that nothing is left out."""
 
     store_id: Token
     incarnation: Token
     begin: Number
     end: Number
+    forgotten: Number
     more: bool
     walked: bool
     held: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=PAGE_ENTRIES)]
@@ -64,22 +66,28 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far one node's inventory is known. A *round* begins where all is told anew; it is `settled` once all of it
-    has come, and what only earlier rounds knew is forgotten."""
+    has come, and what only earlier rounds knew is dropped. `forgotten` is what the page said that it began with."""
 
     incarnation: str = ""
     reached: int = 0
+    forgotten: int = 0
     round: int = 0
     settled: bool = False
 
     def after(self, page: Page) -> Standing:
         """With the page taken in. Raises PeerWrong for one that does not follow."""
         if (page.incarnation, page.begin) == (self.incarnation, self.reached):
-            number, settled = self.round, self.settled
+            forgotten, number, settled = self.forgotten, self.round, self.settled
         elif page.begin == 0:
-            number, settled = self.round + 1, False
+            forgotten, number, settled = page.forgotten, self.round + 1, False
         else:
             raise PeerWrong(f"an inventory from {page.begin} on, not from {self.reached}")
-        return Standing(page.incarnation, page.end, number, settled or (page.walked and not page.more))
+        return Standing(page.incarnation, page.end, forgotten, number, settled or (page.walked and not page.more))
+
+    @property
+    def query(self) -> str:
+        """What to ask for."""
+        return f"incarnation={self.incarnation}&after={self.reached}&forgotten={self.forgotten}"
 
 
 class Copies(Protocol):

@@ -74,11 +74,9 @@ def create_transfers_app(
         return json_response(introduction)
 
     async def get_inventory(gateway: Gateway, request: Request) -> Response:
-        after = request.parameter("after") or "0"
-        if not _NUMBER.fullmatch(after):
-            raise MalformedRequest("after takes decimal digits")
         incarnation = request.parameter("incarnation") or ""
-        page = await asyncio.to_thread(page_of, inventory, incarnation, int(after))
+        after, forgotten = (_number(request, name) for name in ("after", "forgotten"))
+        page = await asyncio.to_thread(page_of, inventory, incarnation, after, forgotten)
         return Response(200, (_PACKED,), page.encode())
 
     exact = {
@@ -86,6 +84,13 @@ def create_transfers_app(
         INVENTORY_PATH.encode(): Route("inventory", {"GET": Endpoint(None, get_inventory)}),
     }
     return create_app(registry, config=config, policy=policy, observe=observe, match=partial(_match, exact))
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.parameter(name) or "0"
+    if not _NUMBER.fullmatch(text):
+        raise MalformedRequest(f"{name} takes decimal digits")
+    return int(text)
 
 
 def _match(exact: Mapping[bytes, Route], path: bytes) -> Match:

@@ -146,8 +146,9 @@ class Inventories:
 
     async def _hear(self, member: str, members: Members) -> bool:
         standing = await self._run(partial(self._inventory.standing, member))
-        target = f"{INVENTORY_PATH}?incarnation={standing.incarnation}&after={standing.reached}"
-        request = PeerRequest("GET", target, (), None, waits=False, answer_seconds=ANSWER_SECONDS)
+        request = PeerRequest(
+            "GET", f"{INVENTORY_PATH}?{standing.query}", (), None, waits=False, answer_seconds=ANSWER_SECONDS
+        )
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 answer = await members.request(member, request)

@@ -138,6 +138,12 @@ class Inventory(InventoryReader):
             if not held:
                 self._forget()
 
+    def kept(self, digest: bytes) -> None:
+        """A copy has come, which is told even if it was held before: others may have found that untrue meanwhile."""
+        with _transaction(self._connection) as connection:
+            (last,) = connection.execute("UPDATE meta SET last = last + 1 RETURNING last").fetchall()[0]
+            connection.execute("INSERT OR REPLACE INTO own VALUES (?, ?, 1)", (digest, last))
+
     def own(self, after: bytes, limit: int) -> list[bytes]:
         """Up to `limit` of the copies that this node tells of, behind a digest in the order of their bytes."""
         query = "SELECT digest FROM own WHERE digest > ? AND held ORDER BY digest LIMIT ?"

@@ -108,7 +108,7 @@ class Inventories:
 
     def kept(self, digest: Digest) -> None:
         """See Copies."""
-        self._write(partial(self._inventory.change, (digest.packed,), held=True))
+        self._write(partial(self._inventory.kept, digest.packed))
 
     def untrue(self, store: StoreId, digest: Digest) -> None:
         """See Copies."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from node.config import Config
 from node.gateway import blobs, routes
 from node.gateway.app import App, Observer, create_app
 from node.gateway.gateway import Gateway
-from node.gateway.refusals import MalformedRequest, RouteUnknown
+from node.gateway.refusals import MalformedRequest, Overloaded, RouteUnknown
 from node.gateway.requests import Request
 from node.gateway.responses import Header, Response, json_response
 from node.gateway.routes import Endpoint, Match, Route
@@ -76,7 +77,10 @@ def create_transfers_app(
     async def get_inventory(gateway: Gateway, request: Request) -> Response:
         incarnation = request.parameter("incarnation") or ""
         after, forgotten = (_number(request, name) for name in ("after", "forgotten"))
-        page = await asyncio.to_thread(page_of, inventory, incarnation, after, forgotten)
+        try:
+            page = await asyncio.to_thread(page_of, inventory, incarnation, after, forgotten)
+        except sqlite3.OperationalError as error:  # the replicator has not made it yet
+            raise Overloaded("the inventory cannot be read at the moment") from error
         return Response(200, (_PACKED,), page.encode())
 
     exact = {

@@ -116,16 +116,17 @@ class Inventories:
 
     async def follow(self, member: str, members: Members) -> None:
         """Hears of the member's copies. Until cancelled."""
-        pause, known = POLL_SECONDS, telemetry.metrics().copies.labels(member)
+        pause, known, said = POLL_SECONDS, telemetry.metrics().copies.labels(member), ""
         while True:
             try:
                 more = await self._hear(member, members)
                 known.set(await self._run(partial(self._inventory.count, member)))
-                pause = MORE_SECONDS if more else POLL_SECONDS
+                pause, said = MORE_SECONDS if more else POLL_SECONDS, ""
             except (PeerError, sqlite3.Error) as error:
                 pause = min(2 * max(pause, POLL_SECONDS), MOST_PAUSE_SECONDS)
-                if not isinstance(error, PeerUnreachable):
-                    log.warning("inventory_refused", extra={"member": member, "reason": str(error)[:300]})
+                if not isinstance(error, PeerUnreachable) and str(error) != said:
+                    said = str(error)
+                    log.warning("inventory_refused", extra={"member": member, "reason": said[:300]})
             await asyncio.sleep(pause)
 
     async def walk(self, state: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Self
 from consensus import clock
 from consensus.names import Digest, StoreId
 from replication.blame import Blame
-from replication.inventory import Copies, NoCopies
+from replication.inventory import HEARD_SECONDS, Copies, NoCopies
 from replication.schedule import MOST_FLOWS
 from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferFalse, TransfersBusy, Wanted
 from replication.stores import ArrivalStore, BlobStore
@@ -75,6 +75,7 @@ class Fetcher:
         self._blobs = blobs
         self._arrivals = arrivals
         self._observe = observe
+        self._hears = copies is not None
         self._copies = copies or NoCopies()
         self._blame = Blame()
         self._transfers: dict[Digest, Transfer] = {}
@@ -123,6 +124,7 @@ class Fetcher:
             self._source,
             spread=not self._blame.is_doubted(wanted.digest),
             look_again=partial(self._look_again, wanted),
+            patience_seconds=HEARD_SECONDS if self._hears else 0.0,
             untrue=self._copies.untrue,
         )
         self._transfers[wanted.digest] = transfer

@@ -21,6 +21,7 @@ from consensus.names import Digest, StoreId
 from replication.directory import PeerWrong
 
 PAGE_ENTRIES = 3072  # of the longest digests, in an answer that Peers takes
+HEARD_SECONDS = 1.5  # in which every node that can be reached has told of what it has kept
 MAX_COPIES = 1 << 22  # that are believed of one node
 
 INVENTORY_PATH = "/meridian/v1/inventory"

@@ -40,7 +40,8 @@ MAX_NEEDS = 64
 
 class Transfer:
     """A blob that arrives. `run` is called once. `most_flows` bounds its requests at one time, and may change.
-    `look_again` says who else may be asked by now; `untrue` is told who does not hold the blob."""
+    `look_again` says who else may be asked by now, for `patience_seconds` after nobody else was left; `untrue` is told
+    who does not hold the blob."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Transfer:
         *,
         spread: bool = True,
         look_again: Callable[[], Iterable[StoreId]] = tuple,
+        patience_seconds: float = 0.0,
         untrue: Callable[[StoreId, Digest], None] = lambda store, digest: None,
     ) -> None:
         self.wanted = wanted
@@ -67,6 +69,8 @@ class Transfer:
         self._spread = spread
         self._look_again = look_again
         self._looked_at = float("-inf")
+        self._patience_seconds = patience_seconds
+        self._hopeless_since: float | None = None
         self._untrue = untrue
         self._source = source
         self._stirred = asyncio.Event()
@@ -174,7 +178,11 @@ class Transfer:
         needs = self._needs(arrival)
         while begun := schedule.next(needs, now):
             self._flows[begun] = asyncio.get_running_loop().create_task(self._bring(arrival, schedule, begun))
-        if schedule.hopeless(now):
+        if not schedule.hopeless(now):
+            self._hopeless_since = None
+            return
+        self._hopeless_since = self._hopeless_since or now
+        if now - self._hopeless_since >= self._patience_seconds:
             if schedule.lost:
                 raise BlobNowhere("none of the stores that should hold the blob has it", self.wanted.digest)
             raise HoldersUnreachable(self._last_trouble, self.wanted.digest)

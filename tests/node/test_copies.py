@@ -116,6 +116,16 @@ def test_a_copy_is_pulled_when_the_node_that_took_the_push_is_gone(three: Three)
     assert three.pulls("ap", digest)
 
 
+def test_a_copy_is_pulled_though_nobody_had_the_time_to_hear_of_it(three: Three) -> None:
+    for _ in range(3):
+        digest = three.push("eu", os.urandom(MIB))
+        assert three.pulls("us", digest)
+        killed(three["eu"])
+        assert three.pulls("ap", digest)
+        three["eu"].start()
+        three.ready("eu")
+
+
 def test_a_pull_goes_on_from_a_copy_and_its_client_does_not_notice(three: Three) -> None:
     content = os.urandom(SIZE)
     digest = three.push("eu", content)

@@ -239,6 +239,18 @@ async def test_a_copy_that_becomes_known_is_used_by_what_runs_already(store: Fil
         assert gate.asked[-1] == (OTHER, wanted.digest)
 
 
+async def test_a_copy_that_becomes_known_when_nobody_is_left_is_used_too(store: FilesystemStore) -> None:
+    gate, copies = Gate(gone={STORE}), Hearsay()
+    gate.open.set()
+    async with fetching(store, gate, copies) as (fetcher, records):
+        wanted = gate.add(b"known at last")
+        following = asyncio.create_task(follow(fetcher, wanted))
+        await asyncio.sleep(0.8)
+        copies.said[wanted.digest] = [OTHER]
+        await following
+        assert [record.outcome for record in records] == ["kept"]
+
+
 async def test_a_false_claim_costs_one_request_and_a_lie_of_a_copy_is_blamed(store: FilesystemStore) -> None:
     gate, copies = Gate(lacks={OTHER}), Hearsay()
     gate.open.set()

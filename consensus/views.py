@@ -60,6 +60,10 @@ _REFERRERS = (
 _ALL_REFERRERS = f"{_REFERRERS} ORDER BY f.digest LIMIT ?4"
 _REFERRERS_OF_TYPE = f"{_REFERRERS} AND f.artifact_type = ?5 ORDER BY f.digest LIMIT ?4"
 _LINKED = "SELECT digest FROM blobs CROSS JOIN links ON blob = id AND repository = ? WHERE digest IN"
+_HELD = (
+    "SELECT b.digest FROM stores s CROSS JOIN blobs b CROSS JOIN holders h ON h.blob = b.id AND h.store = s.id"
+    " WHERE s.name = ? AND b.digest IN"
+)
 _PRESENT = "SELECT digest FROM contents CROSS JOIN manifests ON content = id AND repository = ? WHERE digest IN"
 
 MAX_NAMING = 4
@@ -138,6 +142,12 @@ class Views:
     def holders(self, digest: Digest) -> list[StoreId]:
         """The stores that hold a blob, whichever repository has it: only for who may see one that does."""
         return [StoreId(name) for name in _names(self._reader.connection(), _HOLDERS, digest.packed)]
+
+    def held(self, store: StoreId, digests: Sequence[Digest]) -> set[Digest]:
+        """Those of the blobs that the store is known to hold."""
+        packed = [digest.packed for digest in digests]
+        rows = select_in(self._reader.connection(), _HELD, (store,), packed)
+        return {Digest.from_bytes(digest) for (digest,) in rows}
 
     def companions(self, repository: RepositoryName, digest: Digest, limit: int) -> list[tuple[Digest, int]]:
         """Up to `limit` blobs, with their sizes, that the newest manifest of this repository names beside this one.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 DISK_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 SYNC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+POLLED = frozenset({"inventory"})  # routes that every member asks for each second: their lines would say nothing
 METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
 
 __all__ = [
@@ -92,6 +93,12 @@ class Metrics:
         self.fetch_flows: Gauge = gauge("meridian_fetch_flows", "Requests for parts of them that are under way")
         self.fetch_troubles: Counter = Counter(
             "meridian_fetch_troubles_total", "Requests for parts of blobs that did not bring them", ["cause"]
+        )
+        self.copies: Gauge = Gauge(
+            "meridian_copies_known",
+            "Blobs that a member is known to hold beyond what the log says",
+            ["member"],
+            multiprocess_mode="livemostrecent",
         )
         self.restarts: Counter = Counter("meridian_process_restarts_total", "Restarts by the supervisor", ["process"])
 
@@ -289,7 +296,7 @@ class RequestObserver:
         if record.bytes_out:
             self._metrics.bytes_out.inc(record.bytes_out)
         trace = self._tracing.record(record) if self._tracing else ""
-        if self._access:
+        if self._access and (record.route not in POLLED or record.status >= 400):
             self._access.write(self._line(record, trace))
 
     def close(self) -> None:

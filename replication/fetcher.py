@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from consensus import clock
-from consensus.names import Digest
+from consensus.names import Digest, StoreId
 from replication.blame import Blame
+from replication.inventory import HEARD_SECONDS, Copies, NoCopies
 from replication.schedule import MOST_FLOWS
 from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferFalse, TransfersBusy, Wanted
 from replication.stores import ArrivalStore, BlobStore
@@ -59,12 +61,22 @@ class FetcherStatus:
 class Fetcher:
     """The transfers of a node. Used as a context manager, at whose end all of them are cut off, to be resumed."""
 
-    def __init__(self, source: Source, blobs: BlobStore, arrivals: ArrivalStore, *, observe: Observe) -> None:
-        """`arrivals` end in `blobs`. `observe` is told of each transfer."""
+    def __init__(
+        self,
+        source: Source,
+        blobs: BlobStore,
+        arrivals: ArrivalStore,
+        *,
+        observe: Observe,
+        copies: Copies | None = None,
+    ) -> None:
+        """`arrivals` end in `blobs`. `observe` is told of each transfer, `copies` of each that has brought its blob."""
         self._source = source
         self._blobs = blobs
         self._arrivals = arrivals
         self._observe = observe
+        self._hears = copies is not None
+        self._copies = copies or NoCopies()
         self._blame = Blame()
         self._transfers: dict[Digest, Transfer] = {}
         self._ahead: deque[Wanted] = deque()
@@ -106,18 +118,36 @@ class Fetcher:
         self._go_ahead()
 
     def _begin(self, wanted: Wanted) -> Transfer:
-        wanted = self._blame.without_suspects(wanted, clock.monotonic())
-        transfer = Transfer(wanted, self._source, spread=not self._blame.is_doubted(wanted.digest))
+        wanted = self._blame.without_suspects(self._with_copies(wanted), clock.monotonic())
+        transfer = Transfer(
+            wanted,
+            self._source,
+            spread=not self._blame.is_doubted(wanted.digest),
+            look_again=partial(self._look_again, wanted),
+            patience_seconds=HEARD_SECONDS if self._hears else 0.0,
+            untrue=self._copies.untrue,
+        )
         self._transfers[wanted.digest] = transfer
         task = asyncio.get_running_loop().create_task(self._run(transfer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return transfer
 
+    def _with_copies(self, wanted: Wanted) -> Wanted:
+        others = (store for store in self._copies.holders(wanted.digest) if store != self._blobs.store_id)
+        return replace(wanted, holders=tuple(dict.fromkeys((*wanted.holders, *others))))
+
+    def _look_again(self, wanted: Wanted) -> Sequence[StoreId]:
+        """The holders that are known by now, but for those that have given wrong bytes."""
+        try:
+            return self._blame.without_suspects(self._with_copies(wanted), clock.monotonic()).holders
+        except HoldersUnreachable:
+            return ()
+
     def _go_ahead(self) -> None:
         while self._ahead and sum(not each.asked for each in self._transfers.values()) < AHEAD_TRANSFERS:
             wanted = self._ahead.popleft()
-            if wanted.digest not in self._transfers and wanted.holders:
+            if wanted.digest not in self._transfers and self._with_copies(wanted).holders:
                 try:
                     self._begin(wanted)
                 except HoldersUnreachable:
@@ -156,6 +186,7 @@ class Fetcher:
             self._blame.false(digest, transfer.givers, alone=transfer.alone, now=clock.monotonic())
         elif not failure:
             self._blame.right(digest)
+            self._copies.kept(digest)
         outcome = type(failure).__name__ if failure else "kept"
         troubles = {str(trouble): count for trouble, count in transfer.troubles.items()}
         self._observe(TransferRecord(outcome, seconds, transfer.received_bytes, troubles))

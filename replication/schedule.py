@@ -10,7 +10,7 @@ answers something else than was asked, or does not have the blob, is not asked a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -127,6 +127,11 @@ class Schedule:
     def lost(self) -> bool:
         """Whether every holder says that it does not have the blob."""
         return bool(self._standings) and all(standing.without for standing in self._standings.values())
+
+    def admit(self, holders: Iterable[StoreId]) -> None:
+        """These may be asked too, from now on."""
+        for holder in holders:
+            self._standings.setdefault(holder, _Standing(holder))
 
     def next(self, needs: Sequence[int], now: float) -> Flow | None:
         """A flow to begin; None if there is none for now. `needs` are the bytes that somebody waits for, the most

@@ -139,6 +139,10 @@ def test_a_blob_is_held_by_the_stores_that_said_so(node: Node) -> None:
     assert node.views.holders(fact.digest) == [first, second]
     assert node.views.holders(other.digest) == [first]
     assert node.views.holders(digest_of(b"unknown")) == []
+    asked = [digest_of(b"unknown"), fact.digest, other.digest]
+    assert node.views.held(first, asked) == {fact.digest, other.digest}
+    assert node.views.held(second, asked) == {fact.digest}
+    assert node.views.held(StoreId("9" * 32), asked) == set()
 
 
 def test_the_companions_of_a_blob_are_those_of_the_newest_manifest_that_names_it(node: Node) -> None:

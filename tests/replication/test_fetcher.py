@@ -15,7 +15,7 @@ from consensus.names import Digest, StoreId
 from node.blobs.arrivals import FilesystemArrivals
 from node.blobs.filesystem import FilesystemStore
 from replication import fetcher as fetchers
-from replication.directory import BlobNotHeld
+from replication.directory import BlobNotHeld, PeerUnreachable
 from replication.fetcher import Fetcher, TransferRecord
 from replication.sources import BlobNowhere, HoldersUnreachable, TransferFalse, TransfersBusy, Wanted
 from replication.transfer import Transfer
@@ -25,11 +25,13 @@ STORE, OTHER = StoreId("1" * 32), StoreId("2" * 32)
 
 @dataclass
 class Gate:
-    """A Source that has some blobs and gives them once `open` is set; `lies` are stores that give something else."""
+    """A Source that has some blobs and gives them once `open` is set. Of its stores some lie, lack all or are gone."""
 
     contents: dict[Digest, bytes] = field(default_factory=dict)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     lies: set[StoreId] = field(default_factory=set)
+    lacks: set[StoreId] = field(default_factory=set)
+    gone: set[StoreId] = field(default_factory=set)
     asked: list[tuple[StoreId, Digest]] = field(default_factory=list)
 
     def add(self, content: bytes, *holders: StoreId) -> Wanted:
@@ -41,7 +43,9 @@ class Gate:
     async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[Gate.Part]:
         self.asked.append((store, digest))
         await self.open.wait()
-        if digest not in self.contents:
+        if store in self.gone:
+            raise PeerUnreachable(store)
+        if digest not in self.contents or store in self.lacks:
             raise BlobNotHeld(store)
         content = self.contents[digest]
         given = bytes(len(content)) if store in self.lies else content
@@ -67,11 +71,31 @@ def store(tmp_path: Path) -> Iterator[FilesystemStore]:
     store.close()
 
 
+@dataclass
+class Hearsay:
+    """Copies that a test says there are."""
+
+    said: dict[Digest, list[StoreId]] = field(default_factory=dict)
+    here: list[Digest] = field(default_factory=list)
+
+    def holders(self, digest: Digest) -> list[StoreId]:
+        return self.said.get(digest, [])
+
+    def kept(self, digest: Digest) -> None:
+        self.here.append(digest)
+
+    def untrue(self, store: StoreId, digest: Digest) -> None:
+        self.said[digest] = [each for each in self.holders(digest) if each != store]
+
+
 @asynccontextmanager
-async def fetching(store: FilesystemStore, gate: Gate) -> AsyncIterator[tuple[Fetcher, list[TransferRecord]]]:
+async def fetching(
+    store: FilesystemStore, gate: Gate, copies: Hearsay | None = None
+) -> AsyncIterator[tuple[Fetcher, list[TransferRecord]]]:
     records: list[TransferRecord] = []
     arrivals = FilesystemArrivals.open(store.folder.parent / "arrivals", store, incarnation="1")
-    async with asyncio.timeout(20), Fetcher(gate, store, arrivals, observe=records.append) as fetcher:
+    fetcher = Fetcher(gate, store, arrivals, observe=records.append, copies=copies)
+    async with asyncio.timeout(20), fetcher:
         yield fetcher, records
 
 
@@ -182,3 +206,67 @@ async def test_a_blob_that_nobody_has_is_a_loss(store: FilesystemStore, caplog: 
             await follow(fetcher, wanted)
         assert {holder for holder, _ in gate.asked} == {STORE, OTHER}
         assert "blob_lost" in caplog.text
+
+
+async def test_copies_are_asked_beside_the_holders_and_what_was_kept_is_one(store: FilesystemStore) -> None:
+    gate, copies = Gate(gone={STORE}), Hearsay()
+    gate.open.set()
+    async with fetching(store, gate, copies) as (fetcher, _):
+        wanted, unclaimed = gate.add(b"a copy"), gate.add(b"without a copy")
+        copies.said[wanted.digest] = [OTHER, store.store_id, STORE]
+        await follow(fetcher, wanted)
+        assert {holder for holder, _ in gate.asked} <= {STORE, OTHER}
+        assert copies.here == [wanted.digest]
+        with pytest.raises(HoldersUnreachable):
+            await follow(fetcher, unclaimed)
+        assert copies.here == [wanted.digest]
+        lonely = gate.add(b"whose only holder in the log is this node")
+        copies.said[lonely.digest] = [OTHER]
+        await follow(fetcher, Wanted(lonely.digest, lonely.size_bytes, ()))
+
+
+async def test_a_copy_that_becomes_known_is_used_by_what_runs_already(store: FilesystemStore) -> None:
+    gate, copies = Gate(), Hearsay()
+    async with fetching(store, gate, copies) as (fetcher, _):
+        wanted = gate.add(b"later known")
+        following = asyncio.create_task(follow(fetcher, wanted))
+        while not gate.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        gate.gone.add(STORE)
+        copies.said[wanted.digest] = [OTHER]
+        gate.open.set()
+        await following
+        assert gate.asked[-1] == (OTHER, wanted.digest)
+
+
+async def test_a_copy_that_becomes_known_when_nobody_is_left_is_used_too(store: FilesystemStore) -> None:
+    gate, copies = Gate(gone={STORE}), Hearsay()
+    gate.open.set()
+    async with fetching(store, gate, copies) as (fetcher, records):
+        wanted = gate.add(b"known at last")
+        following = asyncio.create_task(follow(fetcher, wanted))
+        await asyncio.sleep(0.8)
+        copies.said[wanted.digest] = [OTHER]
+        await following
+        assert [record.outcome for record in records] == ["kept"]
+
+
+async def test_a_false_claim_costs_one_request_and_a_lie_of_a_copy_is_blamed(store: FilesystemStore) -> None:
+    gate, copies = Gate(lacks={OTHER}), Hearsay()
+    gate.open.set()
+    async with fetching(store, gate, copies) as (fetcher, _):
+        wanted = gate.add(b"not there", STORE)
+        gate.gone.add(STORE)
+        copies.said[wanted.digest] = [OTHER]
+        with pytest.raises(HoldersUnreachable):
+            await follow(fetcher, wanted)
+        assert copies.said[wanted.digest] == []
+        assert gate.asked.count((OTHER, wanted.digest)) == 1
+        gate.gone, gate.lacks, gate.lies = set(), {STORE}, {OTHER}
+        copies.said[wanted.digest] = [OTHER]
+        with pytest.raises(TransferFalse):
+            await follow(fetcher, wanted)
+        before = gate.asked.count((OTHER, wanted.digest))
+        with pytest.raises(BlobNowhere):
+            await follow(fetcher, wanted)
+        assert gate.asked.count((OTHER, wanted.digest)) == before

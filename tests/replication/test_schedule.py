@@ -247,3 +247,29 @@ def test_whatever_holders_do_it_ends_and_nothing_comes_wrong(
     assert made.run()
     assert made.most <= schedules.MOST_FLOWS + schedules.URGENT_FLOWS
     assert made.received <= 3 * count * PIECE + 20 * PIECE
+
+
+def test_a_holder_that_becomes_known_is_asked_too_and_changes_nothing_for_the_others() -> None:
+    made = world(40, near=0)
+    assert not made.run(60)
+    made = world(40, near=0)
+    made.step()
+    made.rates[FAR] = 2000
+    made.schedule.admit([FAR, NEAR])
+    assert made.run(60)
+    made.schedule.admit([FAR])
+    assert not made.schedule.lost
+
+
+def test_a_blob_is_not_lost_while_a_holder_that_was_added_may_have_it() -> None:
+    schedule = Schedule(Pieces(5, 5), [NEAR], distance=lambda _: 1.0)
+    flow = schedule.next([0], 0.0)
+    assert flow
+    schedule.ended(flow, schedules.Trouble.NOT_HELD, 0.0)
+    assert schedule.lost
+    assert schedule.hopeless(0.0)
+    schedule.admit([NEAR])  # what it has said of this transfer stands
+    assert schedule.lost
+    schedule.admit([FAR])
+    assert not schedule.lost
+    assert not schedule.hopeless(0.0)

@@ -139,6 +139,11 @@ class Views:
         """The stores that hold a blob, whichever repository has it: only for who may see one that does."""
         return [StoreId(name) for name in _names(self._reader.connection(), _HOLDERS, digest.packed)]
 
+    def parts(self, digest: Digest) -> bytes:
+        """The digests of a blob's parts, whichever repository has it; empty where they are not known."""
+        row = self._row("SELECT parts FROM blobs WHERE digest = ?", digest.packed)
+        return row[0] if row else b""
+
     def companions(self, repository: RepositoryName, digest: Digest, limit: int) -> list[tuple[Digest, int]]:
         """Up to `limit` blobs, with their sizes, that the newest manifest of this repository names beside this one.
         Empty if more than MAX_NAMING name it: then it says little about which of them somebody is after."""

@@ -54,37 +54,52 @@ class PartsHash:
     """The digests of a blob's parts, as its bytes come in order. Not for use by two threads at once."""
 
     def __init__(self, finished: bytes = b"") -> None:
-        """Goes on behind the parts whose digests these are."""
+        """Goes on at `offset`, behind the parts whose digests these are."""
         self._finished = bytearray(finished)
         self._part = len(finished) // PART_DIGEST_BYTES
-        self.offset = part_start(self._part)
+        self._offset = part_start(self._part)
         self._running = blake3()
+
+    @property
+    def offset(self) -> int:
+        """The next byte that counts; `full` if none does any more."""
+        return self._offset
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many parts as there may be."""
+        return self._part == MAX_PARTS
 
     @property
     def finished(self) -> bytes:
         """The digests of the parts that have come to their end."""
         return bytes(self._finished)
 
+    @classmethod
+    def resume(cls, parts: bytes, offset: int) -> PartsHash | None:
+        """One that has taken in all that is whole before `offset`, from the digests of these parts, and perhaps of some
+        behind; None if they are too few."""
+        finished = parts[: min(part_at(offset), MAX_PARTS) * PART_DIGEST_BYTES]
+        found = cls(finished)
+        return found if found.full or found._part == part_at(offset) else None
+
     def update(self, chunk: bytes) -> None:
         """Takes in `chunk` without copying it; lets other threads run meanwhile."""
-        if self._part >= MAX_PARTS:
-            self.offset += len(chunk)
-            return
         view = memoryview(chunk)
-        while view:
+        while view and not self.full:
             stop = part_stop(self._part)
-            piece = view[: stop - self.offset]
+            piece = view[: stop - self._offset]
             self._running.update(piece)
-            self.offset += len(piece)
+            self._offset += len(piece)
             view = view[len(piece) :]
-            if self.offset == stop:
+            if self._offset == stop:
                 self._finished += part_digest(self._running)
                 self._part += 1
                 self._running = blake3()
 
-    def digests(self) -> bytes:
-        """Those of all parts, if this is where the blob ends; none if a blob of this size has none."""
-        count = parts_of(self.offset)
+    def digests(self, size_bytes: int) -> bytes:
+        """Those of all parts of a blob that has so many bytes, all of which have come; none if it has none."""
+        count = parts_of(size_bytes)
         last = part_digest(self._running) if count > self._part else b""
         return bytes(self._finished) + last if count else b""
 

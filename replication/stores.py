@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from consensus.commands import BlobFact
 from consensus.names import Digest, StoreId
 from replication.pieces import Pieces
 
@@ -115,9 +116,9 @@ class Upload(Protocol):
         does. No-op when nothing is held. Raises StoreFull or StoreFailed if bytes that `write` took turn out not to
         have been kept and `write` has not said so; holding has ended all the same, and `offset` is what is left."""
 
-    async def commit(self, digest: Digest) -> int:
-        """Verifies, makes the blob durable and visible, returns its size. DigestMismatch removes the upload. After
-        success the upload remembers digest and size until `abort`, so that a repeated commit (after `resume`) costs
+    async def commit(self, digest: Digest) -> BlobFact:
+        """Verifies, makes the blob durable and visible, returns what the log is to say of it. DigestMismatch removes the
+        upload. After success the upload remembers this until `abort`, so that a repeated commit (after `resume`) costs
         next to nothing. Raises StoreFull or StoreFailed: the upload is kept, unless the disk has lost bytes of it, and
         UploadNotFound if the blob was deleted between two commits. Holding ends in any case."""
 

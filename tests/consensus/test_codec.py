@@ -87,7 +87,10 @@ BLOBS = st.one_of(
     st.builds(BlobFact, DIGESTS, COUNTS),
     st.integers(MIN_PARTED_BYTES, 50 * PART_BYTES).flatmap(
         lambda size: st.builds(
-            BlobFact, DIGESTS, st.just(size), st.binary(min_size=16, max_size=16).map(lambda part: part * parts_of(size))
+            BlobFact,
+            DIGESTS,
+            st.just(size),
+            st.binary(min_size=16, max_size=16).map(lambda part: part * parts_of(size)),
         )
     ),
 )

@@ -31,8 +31,8 @@ Expected = Digest | Absent | None  # None: whatever is there
 
 @dataclass(frozen=True, slots=True)
 class BlobFact:
-    """A verified blob: its digest, its size and, one after the other, the digests of its parts (`consensus.parts`); none
-    where it has none, or where they are not known."""
+    """A verified blob: its digest, its size and the digests of its parts (`consensus.parts`), one after the other; none
+    where it has no parts, or they are not known."""
 
     digest: Digest
     size_bytes: int

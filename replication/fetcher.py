@@ -17,7 +17,7 @@ from consensus import clock
 from consensus.names import Digest
 from replication.blame import Blame
 from replication.schedule import MOST_FLOWS
-from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferFalse, TransfersBusy, Wanted
+from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransfersBusy, Wanted
 from replication.stores import ArrivalStore, BlobStore
 from replication.transfer import Following, Transfer
 
@@ -107,7 +107,7 @@ class Fetcher:
 
     def _begin(self, wanted: Wanted) -> Transfer:
         wanted = self._blame.without_suspects(wanted, clock.monotonic())
-        transfer = Transfer(wanted, self._source, spread=not self._blame.is_doubted(wanted.digest))
+        transfer = Transfer(wanted, self._source)
         self._transfers[wanted.digest] = transfer
         task = asyncio.get_running_loop().create_task(self._run(transfer))
         self._tasks.add(task)
@@ -152,10 +152,11 @@ class Fetcher:
                 log.error("blob_lost", extra=fields)
             else:
                 log.warning("blob_not_fetched", extra=fields)
-        if isinstance(failure, TransferFalse):
-            self._blame.false(digest, transfer.givers, alone=transfer.alone, now=clock.monotonic())
-        elif not failure:
-            self._blame.right(digest)
+        if transfer.disbelieved:
+            log.error("parts_disbelieved", extra={"digest": str(digest), "stores": sorted(transfer.wanted.holders)})
+        if transfer.liars:
+            log.warning("wrong_bytes_given", extra={"digest": str(digest), "stores": sorted(transfer.liars)})
+            self._blame.suspect(digest, transfer.liars, clock.monotonic())
         outcome = type(failure).__name__ if failure else "kept"
         troubles = {str(trouble): count for trouble, count in transfer.troubles.items()}
         self._observe(TransferRecord(outcome, seconds, transfer.received_bytes, troubles))

@@ -41,7 +41,7 @@ class UploadRecord:
     parts: bytes | None
 
     def encode(self) -> bytes:
-        """_BYTES and the parts: CRC-32 of the rest of the former (4 bytes), length (2 bytes), msgpack, zeros; big-endian."""
+        """_BYTES: CRC-32 of the rest of them (4 bytes), length (2 bytes), msgpack, zeros; big-endian. Then parts."""
         digest, parts = str(self.digest) if self.digest else None, self.parts or b""
         named = None if self.parts is None else (len(parts), _sum(parts))
         fields = (self.incarnation, self.algorithm, self.offset, self.received, self.hash_state, digest, named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import pytest
 from blake3 import blake3
@@ -32,7 +33,7 @@ OFFSETS = st.sampled_from([edge for edge in EDGES if edge <= len(NOISE)]) | st.i
 
 def expected(content: bytes) -> bytes:
     bounds = [0, *(part_stop(part) for part in range(parts_of(len(content))))]
-    pieces = [content[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    pieces = [content[start:stop] for start, stop in itertools.pairwise(bounds)]
     return b"".join(blake3(piece).digest(PART_DIGEST_BYTES) for piece in pieces)
 
 
@@ -68,7 +69,7 @@ def test_as_many_digests_as_parts(size: int) -> None:
 def test_the_digests_do_not_depend_on_how_the_bytes_come(size: int, cuts: list[int]) -> None:
     content, running = NOISE[:size], PartsHash()
     bounds = [0, *sorted(min(cut, size) for cut in cuts), size]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         running.update(content[start:stop])
         assert running.offset == stop
         for known in (running.finished, running.digests(stop)):  # as an upload that is taken up

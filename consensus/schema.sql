@@ -23,10 +23,12 @@ CREATE TABLE stores (
   name TEXT NOT NULL UNIQUE
 ) STRICT;
 
+-- `parts` are the digests of a blob's parts (consensus.parts), empty where they are not known.
 CREATE TABLE blobs (
   id INTEGER PRIMARY KEY,
   digest BLOB NOT NULL UNIQUE,
-  size_bytes INTEGER NOT NULL
+  size_bytes INTEGER NOT NULL,
+  parts BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE holders (

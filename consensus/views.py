@@ -149,6 +149,11 @@ class Views:
         rows = select_in(self._reader.connection(), _HELD, (store,), packed)
         return {Digest.from_bytes(digest) for (digest,) in rows}
 
+    def parts(self, digest: Digest) -> bytes:
+        """The digests of a blob's parts, whichever repository has it; empty where they are not known."""
+        row = self._row("SELECT parts FROM blobs WHERE digest = ?", digest.packed)
+        return row[0] if row else b""
+
     def companions(self, repository: RepositoryName, digest: Digest, limit: int) -> list[tuple[Digest, int]]:
         """Up to `limit` blobs, with their sizes, that the newest manifest of this repository names beside this one.
         Empty if more than MAX_NAMING name it: then it says little about which of them somebody is after."""

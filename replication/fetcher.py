@@ -17,9 +17,10 @@ from typing import Self
 from consensus import clock
 from consensus.names import Digest, StoreId
 from replication.blame import Blame
+from replication.hearsay import Hearsay
 from replication.inventory import HEARD_SECONDS, Copies, NoCopies
 from replication.schedule import MOST_FLOWS
-from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferFalse, TransfersBusy, Wanted
+from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransfersBusy, Wanted
 from replication.stores import ArrivalStore, BlobStore
 from replication.transfer import Following, Transfer
 
@@ -119,14 +120,7 @@ class Fetcher:
 
     def _begin(self, wanted: Wanted) -> Transfer:
         wanted = self._blame.without_suspects(self._with_copies(wanted), clock.monotonic())
-        transfer = Transfer(
-            wanted,
-            self._source,
-            spread=not self._blame.is_doubted(wanted.digest),
-            look_again=partial(self._look_again, wanted),
-            patience_seconds=HEARD_SECONDS if self._hears else 0.0,
-            untrue=self._copies.untrue,
-        )
+        transfer = Transfer(wanted, self._source, self._hearsay(wanted))
         self._transfers[wanted.digest] = transfer
         task = asyncio.get_running_loop().create_task(self._run(transfer))
         self._tasks.add(task)
@@ -136,6 +130,10 @@ class Fetcher:
     def _with_copies(self, wanted: Wanted) -> Wanted:
         others = (store for store in self._copies.holders(wanted.digest) if store != self._blobs.store_id)
         return replace(wanted, holders=tuple(dict.fromkeys((*wanted.holders, *others))))
+
+    def _hearsay(self, wanted: Wanted) -> Hearsay:
+        patience_seconds = HEARD_SECONDS if self._hears else 0.0
+        return Hearsay(partial(self._look_again, wanted), patience_seconds, self._copies.untrue)
 
     def _look_again(self, wanted: Wanted) -> Sequence[StoreId]:
         """The holders that are known by now, but for those that have given wrong bytes."""
@@ -182,10 +180,12 @@ class Fetcher:
                 log.error("blob_lost", extra=fields)
             else:
                 log.warning("blob_not_fetched", extra=fields)
-        if isinstance(failure, TransferFalse):
-            self._blame.false(digest, transfer.givers, alone=transfer.alone, now=clock.monotonic())
-        elif not failure:
-            self._blame.right(digest)
+        if transfer.disbelieved:
+            log.error("parts_disbelieved", extra={"digest": str(digest), "stores": sorted(transfer.wanted.holders)})
+        if transfer.liars:
+            log.warning("wrong_bytes_given", extra={"digest": str(digest), "stores": sorted(transfer.liars)})
+            self._blame.suspect(digest, transfer.liars, clock.monotonic())
+        if not failure:
             self._copies.kept(digest)
         outcome = type(failure).__name__ if failure else "kept"
         troubles = {str(trouble): count for trouble, count in transfer.troubles.items()}

@@ -5,7 +5,8 @@ holder, and beyond some to the next nearest too; how many there are is found by 
 that comes too slowly is asked for a second time, elsewhere if there is an elsewhere, and whoever is first counts: a
 holder that was overtaken so stands back from then on. One that fails is left alone for a moment; after two failures
 with nothing to speak of in between it is given up, but not while something has come a short while ago. One that
-answers something else than was asked, or does not have the blob, is not asked again.
+answers something else than was asked, gives wrong bytes, or does not have the blob, is not asked again. Where several
+gave bytes of a part that is wrong, their piece is in *doubt*: it is asked of one at a time, until that part is right.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Flow:
     window_bytes: int = 0
     rate: float | None = None  # bytes per second, over the last window; None before there was one
     lean_since: float | None = None
+    void: bool = False  # what it brings does not count any more
 
     def brought(self, count: int, now: float) -> None:
         """So many bytes have come."""
@@ -99,6 +101,7 @@ class _Standing:
     flows: int = 0
     without: bool = False
     wrong: bool = False
+    lied: bool = False
 
 
 class Schedule:
@@ -116,6 +119,7 @@ class Schedule:
     ) -> None:
         self.most_flows = most_flows
         self.flows: set[Flow] = set()
+        self.doubted: set[int] = set()  # pieces
         self._pieces = pieces
         self._standings = {holder: _Standing(holder) for holder in holders}
         self._distance = distance
@@ -127,6 +131,12 @@ class Schedule:
     def lost(self) -> bool:
         """Whether every holder says that it does not have the blob."""
         return bool(self._standings) and all(standing.without for standing in self._standings.values())
+
+    @property
+    def deceived(self) -> bool:
+        """Whether everybody who has the blob has given wrong bytes."""
+        standings = self._standings.values()
+        return any(each.lied for each in standings) and all(each.lied or each.without for each in standings)
 
     def admit(self, holders: Iterable[StoreId]) -> None:
         """These may be asked too, from now on."""
@@ -175,11 +185,22 @@ class Schedule:
             standing.strikes += 1
             standing.struck_at, standing.rests_until, standing.brought_since = now, now + rest, 0
 
+    def expose(self, holder: StoreId) -> None:
+        """A holder has given wrong bytes."""
+        self._standings[holder].wrong = self._standings[holder].lied = True
+        for flow in self.flows:
+            flow.void = flow.void or flow.holder == holder
+
+    def drop(self, piece: int) -> None:
+        """What was not proven of the piece is gone, and what is under way would not follow on what is left."""
+        for flow in self.flows:
+            flow.void = flow.void or flow.piece == piece
+
     def overdue(self, now: float) -> list[Flow]:
-        """Flows to be cut: those that bring next to nothing, and those whose piece others have made whole."""
+        """Flows to be cut: those that are void, that bring next to nothing, or whose piece others have made whole."""
         for flow in self.flows:
             flow.look(now)
-        return [flow for flow in self.flows if self._is_overtaken(flow) or self.is_stalled(flow, now)]
+        return [flow for flow in self.flows if flow.void or self._is_overtaken(flow) or self.is_stalled(flow, now)]
 
     def is_stalled(self, flow: Flow, now: float) -> bool:
         """Whether so little has come for so long that it has to be given up."""
@@ -239,7 +260,7 @@ class Schedule:
             return None
         pieces = [flow.piece for flow in self.flows]
         for flow in sorted(self.flows, key=lambda flow: flow.piece):
-            if pieces.count(flow.piece) > 1 or self._pieces.is_whole(flow.piece):
+            if pieces.count(flow.piece) > 1 or self._pieces.is_whole(flow.piece) or flow.piece in self.doubted:
                 continue
             if self._is_tardy(flow, now) or self._is_late(flow, now):
                 return self._begin(flow.piece, now, but=flow.holder)

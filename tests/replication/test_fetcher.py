@@ -5,39 +5,48 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from consensus import parts
 from consensus.names import Digest, StoreId
+from consensus.parts import PartsHash
 from node.blobs.arrivals import FilesystemArrivals
 from node.blobs.filesystem import FilesystemStore
 from replication import fetcher as fetchers
+from replication import schedule
 from replication.directory import BlobNotHeld, PeerUnreachable
 from replication.fetcher import Fetcher, TransferRecord
 from replication.sources import BlobNowhere, HoldersUnreachable, TransferFalse, TransfersBusy, Wanted
 from replication.transfer import Transfer
 
+PIECE = 128 * 1024
 STORE, OTHER = StoreId("1" * 32), StoreId("2" * 32)
 
 
 @dataclass
 class Gate:
-    """A Source that has some blobs and gives them once `open` is set. Of its stores some lie, lack all or are gone."""
+    """A Source that has some blobs and gives them once `open` is set. Of its stores some lie, from an offset on, lack
+    all or are gone; `stops` says after how many bytes some fall silent."""
 
     contents: dict[Digest, bytes] = field(default_factory=dict)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     lies: set[StoreId] = field(default_factory=set)
     lacks: set[StoreId] = field(default_factory=set)
     gone: set[StoreId] = field(default_factory=set)
+    lies_from: int = 0
+    stops: dict[StoreId, int] = field(default_factory=dict)
     asked: list[tuple[StoreId, Digest]] = field(default_factory=list)
 
     def add(self, content: bytes, *holders: StoreId) -> Wanted:
         digest = Digest("sha256", hashlib.sha256(content).hexdigest())
         self.contents[digest] = content
-        return Wanted(digest, len(content), holders or (STORE,))
+        running = PartsHash()
+        running.update(content)
+        return Wanted(digest, len(content), holders or (STORE,), running.digests(len(content)))
 
     @asynccontextmanager
     async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[Gate.Part]:
@@ -48,8 +57,8 @@ class Gate:
         if digest not in self.contents or store in self.lacks:
             raise BlobNotHeld(store)
         content = self.contents[digest]
-        given = bytes(len(content)) if store in self.lies else content
-        yield Gate.Part(len(content), _once(given[start:stop]))
+        given = content[: self.lies_from].ljust(len(content), b"\0") if store in self.lies else content
+        yield Gate.Part(len(content), _once(given[start:stop], self.stops.get(store)))
 
     def distance(self, store: StoreId) -> float:
         return int(store[:1]) / 100
@@ -60,8 +69,25 @@ class Gate:
         chunks: AsyncIterator[bytes]
 
 
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
+async def _once(content: bytes, stop: int | None) -> AsyncIterator[bytes]:
+    yield content[:stop]
+    if stop is not None and stop < len(content):
+        await asyncio.Event().wait()
+
+
+def noise(size: int) -> bytes:
+    return hashlib.shake_128(b"%d" % size).digest(size)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", PIECE)
+    monkeypatch.setattr(parts, "MIN_PARTED_BYTES", PIECE + 1)
+
+
+async def ended(fetcher: Fetcher) -> None:
+    while fetcher.status.transfers:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -136,6 +162,7 @@ async def test_the_bounds_are_kept_and_room_comes_back(store: FilesystemStore, m
         while fetcher.status.transfers:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await follow(fetcher, wanted[3])
+        await ended(fetcher)
         assert [record.outcome for record in records] == ["kept"] * 4
         assert fetcher.status.followings == 0
 
@@ -169,31 +196,66 @@ async def test_what_is_asked_for_goes_before_what_is_ahead(store: FilesystemStor
         assert len(records) == before  # they are here
 
 
-async def test_of_two_givers_the_one_that_lied_is_found(
-    store: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [1, 70_000, PIECE + 1, 5 * PIECE + 77])
+async def test_a_liar_is_replaced_without_a_word(
+    store: FilesystemStore, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("replication.pieces.PIECE_BYTES", 1000)
     gate = Gate(lies={STORE})
     gate.open.set()
     async with fetching(store, gate) as (fetcher, records):
-        wanted = gate.add(bytes(range(256)) * 400, STORE, OTHER)
-        outcomes = []
-        for _ in range(4):
-            try:
-                await follow(fetcher, wanted)
-            except TransferFalse:
-                outcomes.append(False)
-            else:
-                outcomes.append(True)
-                break
-        assert outcomes[-1]
+        wanted = gate.add(noise(size), STORE, OTHER)
+        await follow(fetcher, wanted)
+        await ended(fetcher)
         assert await store.stat(wanted.digest) == wanted.size_bytes
-        assert {record.outcome for record in records} == {"TransferFalse", "kept"}
-        alone = gate.add(b"x" * 70_000)
+        assert [record.outcome for record in records] == ["kept"]
+        assert records[0].troubles["wrong"] >= 1
+        assert caplog.records[-1].msg == "wrong_bytes_given"
+        assert caplog.records[-1].__dict__["stores"] == [STORE]
+
+
+@pytest.mark.parametrize("size", [70_000, 5 * PIECE])
+async def test_alone_a_liar_is_not_asked_again_for_a_while(store: FilesystemStore, size: int) -> None:
+    gate = Gate(lies={STORE})
+    gate.open.set()
+    async with fetching(store, gate) as (fetcher, _):
+        wanted = gate.add(noise(size))
         with pytest.raises(TransferFalse):
-            await follow(fetcher, alone)
+            await follow(fetcher, wanted)
+        await ended(fetcher)
+        asked = len(gate.asked)
         with pytest.raises(HoldersUnreachable, match="wrong bytes"):
-            await follow(fetcher, alone)
+            await follow(fetcher, wanted)
+        assert len(gate.asked) == asked
+
+
+@pytest.mark.parametrize("lies", [set(), {STORE}])
+async def test_parts_that_everybody_contradicts_are_not_believed(store: FilesystemStore, lies: set[StoreId]) -> None:
+    gate = Gate(lies=lies)
+    gate.open.set()
+    async with fetching(store, gate) as (fetcher, records):
+        wanted = gate.add(noise(5 * PIECE), STORE, OTHER)
+        false = replace(wanted, parts=wanted.parts[:-16] + bytes(16))
+        for _ in range(1 + len(lies)):  # which of them lies is seen in the whole
+            with suppress(TransferFalse):
+                await follow(fetcher, false)
+            await ended(fetcher)
+        assert await store.stat(wanted.digest) == wanted.size_bytes
+        assert [record.outcome for record in records] == ["TransferFalse"] * len(lies) + ["kept"]
+
+
+async def test_a_part_of_which_two_gave_some_is_fetched_from_one_alone(
+    store: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The liar gives the wrong beginning of each part that it is asked for, and then nothing."""
+    monkeypatch.setattr(schedule, "SILENCE_SECONDS", 0.1)
+    gate = Gate(lies={STORE}, lies_from=PIECE, stops={STORE: PIECE - 1000})
+    gate.open.set()
+    async with fetching(store, gate) as (fetcher, records):
+        wanted = gate.add(noise(4 * PIECE), STORE, OTHER)
+        await asyncio.wait_for(follow(fetcher, wanted), 10)
+        await ended(fetcher)
+        assert [record.outcome for record in records] == ["kept"]
+        assert "wrong" not in records[0].troubles  # nobody can be said to have lied
 
 
 async def test_a_blob_that_nobody_has_is_a_loss(store: FilesystemStore, caplog: pytest.LogCaptureFixture) -> None:

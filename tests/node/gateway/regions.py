@@ -19,6 +19,7 @@ import msgspec
 
 from consensus.commands import BlobFact, RecordBlobs
 from consensus.names import Digest, RepositoryName, StoreId
+from consensus.parts import PartsHash
 from consensus.proposer import Proposer
 from consensus.replica import Replica
 from consensus.solo import SoloLog
@@ -55,6 +56,12 @@ class PeerRecords(Records):
             super().__call__(record)
 
 
+def parts_of(content: bytes) -> bytes:
+    running = PartsHash()
+    running.update(content)
+    return running.digests(len(content))
+
+
 @dataclass
 class Region:
     """One node."""
@@ -73,14 +80,15 @@ class Region:
     transfers: HttpServer = field(init=False)
     client: httpx.AsyncClient = field(init=False)
 
-    async def learn(self, content: bytes, *holders: StoreId, repository: str = REPOSITORY) -> str:
-        """The state knows the blob, at these stores; returns its digest."""
+    async def learn(self, content: bytes, *holders: StoreId, parts: bytes | None = None) -> str:
+        """The state knows the blob, at these stores; returns its digest. Its parts are those of the content unless
+        others are given, or none."""
         digest = digest_of(content)
-        await self.learn_fact(digest, len(content), *holders, repository=repository)
+        found = parts_of(content) if parts is None else parts
+        await self.learn_fact(BlobFact(Digest.parse(digest), len(content), found), *holders)
         return digest
 
-    async def learn_fact(self, digest: str, size: int, *holders: StoreId, repository: str = REPOSITORY) -> None:
-        fact = BlobFact(Digest.parse(digest), size)
+    async def learn_fact(self, fact: BlobFact, *holders: StoreId, repository: str = REPOSITORY) -> None:
         for store in holders:
             await self.proposer.propose(RecordBlobs(RepositoryName(repository), store, (fact,)))
 
@@ -97,6 +105,13 @@ class Region:
 
     async def holds(self, digest: str) -> bool:
         return Digest.parse(digest) in {each async for each in self.blobs.digests()}
+
+    async def keeps(self, digest: str) -> bool:
+        """Whether it holds it soon, and all that was on its way has come."""
+        async with asyncio.timeout(20):
+            while self.arrivals() or not await self.holds(digest):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return True
 
     def arrivals(self) -> int:
         """Blobs on their way in."""

@@ -260,18 +260,27 @@ class Schedule:
             return None
         pieces = [flow.piece for flow in self.flows]
         for flow in sorted(self.flows, key=lambda flow: flow.piece):
-            if pieces.count(flow.piece) > 1 or self._pieces.is_whole(flow.piece) or flow.piece in self.doubted:
+            if pieces.count(flow.piece) > 1 or self._pieces.is_whole(flow.piece):
+                continue
+            if flow.piece in self.doubted:
+                flow.void = flow.void or (self._is_silent(flow, now) and self._could_be_elsewhere(flow, now))
                 continue
             if self._is_tardy(flow, now) or self._is_late(flow, now):
                 return self._begin(flow.piece, now, but=flow.holder)
         return None
 
     def _is_tardy(self, flow: Flow, now: float) -> bool:
-        distance = min(self._distance(flow.holder), SILENCE_SECONDS)
-        if now - flow.heard > max(SILENCE_SECONDS, 4 * distance) + self._backlog_seconds(now):
+        if self._is_silent(flow, now):
             return True
         rates = [other.rate for other in self.flows if other.rate is not None]
         return flow.rate is not None and flow.rate < TARDY_SHARE * sum(rates) / len(rates)
+
+    def _is_silent(self, flow: Flow, now: float) -> bool:
+        distance = min(self._distance(flow.holder), SILENCE_SECONDS)
+        return now - flow.heard > max(SILENCE_SECONDS, 4 * distance) + self._backlog_seconds(now)
+
+    def _could_be_elsewhere(self, flow: Flow, now: float) -> bool:
+        return self._pick(now, flow.holder) not in (None, self._standings[flow.holder])
 
     def _backlog_seconds(self, now: float) -> float:
         """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything."""
@@ -283,7 +292,7 @@ class Schedule:
 
     def _is_late(self, flow: Flow, now: float) -> bool:
         """Of one of the last flows: whether somebody else might be much quicker."""
-        if flow.rate is None or self._pick(now, flow.holder) in (None, self._standings[flow.holder]):
+        if flow.rate is None or not self._could_be_elsewhere(flow, now):
             return False
         return self._pieces.stop(flow.piece) - flow.position > flow.rate * TARDY_SECONDS
 

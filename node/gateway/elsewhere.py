@@ -41,8 +41,8 @@ class Elsewhere:
 
     async def open(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
         """A reader of the bytes from `start` to before `stop`, in order; returns once the first of them can be read.
-        Later ones are waited for as they are read, and the last ones come only if all of the blob was right: `read`
-        raises TransferError otherwise. Raises TransferError, StoreError."""
+        Later ones are waited for as they are read; `read` raises TransferError if they do not come. Raises
+        TransferError, StoreError."""
         for attempt in range(ATTEMPTS):
             follower = Follower(self._replicator, self._blobs, self._arrivals, wanted, start=start, stop=stop)
             try:

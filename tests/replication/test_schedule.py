@@ -176,7 +176,37 @@ def test_who_answers_something_else_is_not_asked_again() -> None:
     assert sum(holder == NEAR for holder, _, _ in made.asked) <= schedules.FIRST_FLOWS
 
 
-def test_one_holder_alone_where_parts_of_several_were_wrong() -> None:
+def test_who_has_lied_is_not_asked_again_and_its_flows_are_cut() -> None:
+    made = world(20, near=100, far=100)
+    made.step()
+    made.schedule.expose(NEAR)
+    assert {flow.holder for flow in made.schedule.overdue(made.now)} == {NEAR}
+    asked = len(made.asked)
+    for flow in made.schedule.overdue(made.now):
+        made.schedule.ended(flow, Trouble.WRONG, made.now)
+    assert not made.schedule.deceived
+    assert made.run()
+    assert {holder for holder, _, _ in made.asked[asked:]} == {FAR}
+    made.schedule.expose(FAR)
+    assert made.schedule.deceived
+
+
+def test_a_piece_in_doubt_has_one_flow_at_a_time() -> None:
+    made = world(1, near=0, far=100)
+    made.schedule.doubted.add(0)
+    assert made.run(20)  # a silent one makes room for another
+    assert [holder for holder, _, _ in made.asked] == [NEAR, FAR]
+    assert made.most == 1
+
+
+def test_what_is_dropped_is_of_no_use_to_any_flow() -> None:
+    made = world(2, near=100)
+    made.step()
+    made.schedule.drop(0)
+    assert [flow.piece for flow in made.schedule.overdue(made.now)] == [0]
+
+
+def test_one_holder_alone_where_nothing_is_proven_before_the_end() -> None:
     made = world(60, spread=False, near=500, far=500)
     assert made.run()
     assert {holder for holder, _, _ in made.asked} == {NEAR}

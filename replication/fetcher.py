@@ -17,7 +17,7 @@ from typing import Self
 from consensus import clock
 from consensus.names import Digest, StoreId
 from replication.blame import Blame
-from replication.inventory import HEARD_SECONDS, Copies, NoCopies
+from replication.inventory import HEARD_SECONDS, Copies, Hearsay, NoCopies
 from replication.schedule import MOST_FLOWS
 from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferFalse, TransfersBusy, Wanted
 from replication.stores import ArrivalStore, BlobStore
@@ -118,15 +118,14 @@ class Fetcher:
         self._go_ahead()
 
     def _begin(self, wanted: Wanted) -> Transfer:
-        wanted = self._blame.without_suspects(self._with_copies(wanted), clock.monotonic())
-        transfer = Transfer(
-            wanted,
-            self._source,
-            spread=not self._blame.is_doubted(wanted.digest),
-            look_again=partial(self._look_again, wanted),
-            patience_seconds=HEARD_SECONDS if self._hears else 0.0,
-            untrue=self._copies.untrue,
+        hearsay = Hearsay(
+            partial(self._look_again, wanted),
+            partial(self._copies.untrue, digest=wanted.digest),
+            HEARD_SECONDS if self._hears else 0.0,
         )
+        wanted = self._blame.without_suspects(self._with_copies(wanted), clock.monotonic())
+        spread = not self._blame.is_doubted(wanted.digest)
+        transfer = Transfer(wanted, self._source, spread=spread, hearsay=hearsay)
         self._transfers[wanted.digest] = transfer
         task = asyncio.get_running_loop().create_task(self._run(transfer))
         self._tasks.add(task)

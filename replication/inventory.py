@@ -10,7 +10,7 @@ All of it is hearsay: a blob that is not held after all is `untrue`, and costs w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -102,6 +102,16 @@ class Copies(Protocol):
 
     def untrue(self, store: StoreId, digest: Digest) -> None:
         """That store does not hold the blob."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hearsay:
+    """What a transfer hears while it runs. `look_again` says who may be asked for its blob by now, and is asked for
+    `patience_seconds` more once nobody else is left; `untrue` is told who does not hold it."""
+
+    look_again: Callable[[], Iterable[StoreId]] = tuple
+    untrue: Callable[[StoreId], None] = lambda store: None
+    patience_seconds: float = 0.0
 
 
 class NoCopies:

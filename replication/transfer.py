@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from consensus import clock
-from consensus.names import Digest, StoreId
+from consensus.names import StoreId
 from replication.directory import BlobNotHeld, PeerError, PeerUnreachable, PeerWrong
+from replication.inventory import Hearsay
 from replication.schedule import MOST_FLOWS, Flow, Schedule, Trouble
 from replication.sources import (
     BlobNowhere,
@@ -39,20 +40,9 @@ MAX_NEEDS = 64
 
 
 class Transfer:
-    """A blob that arrives. `run` is called once. `most_flows` bounds its requests at one time, and may change.
-    `look_again` says who else may be asked by now, for `patience_seconds` after nobody else was left; `untrue` is told
-    who does not hold the blob."""
+    """A blob that arrives. `run` is called once. `most_flows` bounds its requests at one time, and may change."""
 
-    def __init__(
-        self,
-        wanted: Wanted,
-        source: Source,
-        *,
-        spread: bool = True,
-        look_again: Callable[[], Iterable[StoreId]] = tuple,
-        patience_seconds: float = 0.0,
-        untrue: Callable[[StoreId, Digest], None] = lambda store, digest: None,
-    ) -> None:
+    def __init__(self, wanted: Wanted, source: Source, *, spread: bool = True, hearsay: Hearsay | None = None) -> None:
         self.wanted = wanted
         self.arrival: Arrival | None = None
         self.found = False  # it was here already
@@ -67,11 +57,6 @@ class Transfer:
         self.asked = False  # somebody has followed it, and may have left
         self.changed = asyncio.Event()
         self._spread = spread
-        self._look_again = look_again
-        self._looked_at = float("-inf")
-        self._patience_seconds = patience_seconds
-        self._hopeless_since: float | None = None
-        self._untrue = untrue
         self._source = source
         self._stirred = asyncio.Event()
         self._flows: dict[Flow, asyncio.Task[None]] = {}
@@ -79,6 +64,9 @@ class Transfer:
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._disk_failure: StoreError | None = None
         self._last_trouble = "no other store is known to hold the blob"
+        self._hearsay = hearsay or Hearsay()
+        self._heard_at = float("-inf")
+        self._hopeless_since: float | None = None
 
     @property
     def alone(self) -> bool:
@@ -172,9 +160,9 @@ class Transfer:
         for flow in schedule.overdue(now):
             self._flows[flow].cancel()
         schedule.most_flows = self.most_flows
-        if now - self._looked_at >= LOOK_SECONDS or schedule.hopeless(now):
-            self._looked_at = now
-            schedule.admit(self._look_again())
+        if now - self._heard_at >= LOOK_SECONDS or schedule.hopeless(now):
+            self._heard_at = now
+            schedule.admit(self._hearsay.look_again())
         needs = self._needs(arrival)
         while begun := schedule.next(needs, now):
             self._flows[begun] = asyncio.get_running_loop().create_task(self._bring(arrival, schedule, begun))
@@ -182,7 +170,7 @@ class Transfer:
             self._hopeless_since = None
             return
         self._hopeless_since = self._hopeless_since or now
-        if now - self._hopeless_since >= self._patience_seconds:
+        if now - self._hopeless_since >= self._hearsay.patience_seconds:
             if schedule.lost:
                 raise BlobNowhere("none of the stores that should hold the blob has it", self.wanted.digest)
             raise HoldersUnreachable(self._last_trouble, self.wanted.digest)
@@ -216,7 +204,7 @@ class Transfer:
             if trouble:
                 self.troubles[trouble] += 1
             if trouble is Trouble.NOT_HELD:
-                self._untrue(flow.holder, self.wanted.digest)
+                self._hearsay.untrue(flow.holder)
             self._stirred.set()
 
     async def _receive_flow(self, arrival: Arrival, schedule: Schedule, flow: Flow) -> None:

@@ -34,7 +34,8 @@ MORE_SECONDS = 0.02  # between two pages of which the first was not the last
 MOST_PAUSE_SECONDS = 8.0  # where a member does not answer, or not with an inventory
 ANSWER_SECONDS = 10.0
 
-WALK_SECONDS = 300.0  # between two walks through the store
+WALK_SECONDS = 30.0  # between two walks through the store, and WALK_REST times as long as one takes
+WALK_REST = 5.0
 WALK_BLOBS = 256  # at a time
 WALK_SHARE = 4.0  # it rests so many times as long as it works
 
@@ -117,10 +118,13 @@ class Inventories:
     async def follow(self, member: str, members: Members) -> None:
         """Hears of the member's copies. Until cancelled."""
         pause, known, said = POLL_SECONDS, telemetry.metrics().copies.labels(member), ""
+        count = partial(self._inventory.count, member)
+        with suppress(sqlite3.Error):  # of what was heard before this process began
+            known.set(await self._run(count))
         while True:
             try:
                 more = await self._hear(member, members)
-                known.set(await self._run(partial(self._inventory.count, member)))
+                known.set(await self._run(count))
                 pause, said = MORE_SECONDS if more else POLL_SECONDS, ""
             except (PeerError, sqlite3.Error) as error:
                 pause = min(2 * max(pause, POLL_SECONDS), MOST_PAUSE_SECONDS)
@@ -134,6 +138,7 @@ class Inventories:
         while generation.current(state) is None:  # noqa: ASYNC110  the keeper makes it when it first starts
             await asyncio.sleep(POLL_SECONDS)
         while True:
+            began = clock.monotonic()
             try:
                 async with self._views(state) as views:
                     await self._walk_store(views)
@@ -143,7 +148,7 @@ class Inventories:
                 log.warning("inventory_not_walked", extra={"reason": str(error)})
                 await asyncio.sleep(MOST_PAUSE_SECONDS)
             else:
-                await asyncio.sleep(WALK_SECONDS)
+                await asyncio.sleep(max(WALK_SECONDS, WALK_REST * (clock.monotonic() - began)))
 
     async def _hear(self, member: str, members: Members) -> bool:
         standing = await self._run(partial(self._inventory.standing, member))

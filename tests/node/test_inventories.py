@@ -68,6 +68,7 @@ async def told(made: Inventories, *digests: Digest) -> None:
 @pytest.fixture(autouse=True)
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventories, "WALK_SECONDS", 0.02)
+    monkeypatch.setattr(inventories, "WALK_REST", 0.0)
     monkeypatch.setattr(inventories, "WALK_BLOBS", 3)
 
 

@@ -31,7 +31,6 @@ from consensus.commands import (
 from consensus.errors import StateRefused
 from consensus.log import Entry
 from consensus.names import Digest, RepositoryName, StoreId, Tag
-from consensus.parts import MIN_PARTED_BYTES, parts_of
 from consensus.state import State
 from consensus.views import Views
 
@@ -347,22 +346,6 @@ def test_one_command_cannot_give_a_blob_two_sizes(state: State) -> None:
     twice = RecordBlobs(REPOSITORY, STORE, (BlobFact(digest, 1), BlobFact(digest, 2)))
     (_, outcome) = state.apply([enrol(1), entry(2, twice)])
     assert (outcome.status, outcome.reason, outcome.digests) == (Status.REFUSED, Reason.SIZE_MISMATCH, (digest,))
-
-
-def test_the_first_parts_of_a_blob_that_are_told_stay(folder: Path, state: State) -> None:
-    digest, size = digest_of(b"large"), MIN_PARTED_BYTES
-    told = [b"", b"1" * 16 * parts_of(size), b"2" * 16 * parts_of(size), b""]
-    commands = [RecordBlobs(REPOSITORY, STORE, (BlobFact(digest, size, parts),)) for parts in told]
-    found = []
-    views = Views(folder)
-    state.apply([enrol(1)])
-    for index, command in enumerate(commands, 2):
-        (outcome,) = state.apply([entry(index, command)])
-        assert (outcome.status, outcome.created) == (Status.DONE, index == 2)
-        found.append(views.parts(digest))
-    assert found == [b"", told[1], told[1], told[1]]
-    assert views.parts(digest_of(b"unknown")) == b""
-    views.close()
 
 
 def test_sha512_content_is_verified_like_any_other(state: State) -> None:

@@ -25,6 +25,7 @@ from consensus.errors import StateRefused
 from consensus.log import Entry
 from consensus.manifest import OCI_INDEX, OCI_MANIFEST
 from consensus.names import Digest, RepositoryName, StoreId, Tag
+from consensus.parts import MIN_PARTED_BYTES, parts_of
 from consensus.state import State
 from consensus.views import MAX_NAMING, BlobView, ManifestView, Referrer, Views
 
@@ -143,6 +144,17 @@ def test_a_blob_is_held_by_the_stores_that_said_so(node: Node) -> None:
     assert node.views.held(first, asked) == {fact.digest, other.digest}
     assert node.views.held(second, asked) == {fact.digest}
     assert node.views.held(StoreId("9" * 32), asked) == set()
+
+
+def test_the_first_parts_of_a_blob_that_are_told_stay(node: Node) -> None:
+    digest, size = digest_of(b"large"), MIN_PARTED_BYTES
+    told = [b"", b"1" * 16 * parts_of(size), b"2" * 16 * parts_of(size), b""]
+    found = []
+    for parts in told:
+        node.apply(RecordBlobs(APP, StoreId("0" * 32), (BlobFact(digest, size, parts),)))
+        found.append(node.views.parts(digest))
+    assert found == [b"", told[1], told[1], told[1]]
+    assert node.views.parts(digest_of(b"unknown")) == b""
 
 
 def test_the_companions_of_a_blob_are_those_of_the_newest_manifest_that_names_it(node: Node) -> None:

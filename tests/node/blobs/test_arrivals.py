@@ -15,7 +15,8 @@ from node.blobs.arrivals import FilesystemArrival, FilesystemArrivals
 from node.blobs.filesystem import FilesystemStore
 from node.blobs.ledger import LedgerHead, read_entries, sum_of
 from replication.stores import BlobNotFound, DigestMismatch, StoreFull
-from tests.node.blobs.suite import STORE_ID, digest_of, fact_of, held, noise
+from tests.node.blobs.parts_suite import fact_of
+from tests.node.blobs.suite import STORE_ID, digest_of, held, noise
 
 PIECE = 4096
 CONTENT = noise(10 * PIECE + 77)

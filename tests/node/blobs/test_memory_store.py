@@ -4,6 +4,7 @@ import pytest
 
 from node.blobs.memory import MemoryStore, MemoryUploads
 from replication.stores import StoreFull
+from tests.node.blobs.parts_suite import PartsSuite
 from tests.node.blobs.suite import STORE_ID, MakeStores, Stores, StoreSuite, digest_of
 
 
@@ -13,7 +14,7 @@ def memory_stores() -> Stores:
     return Stores(store, uploads, uploads)
 
 
-class TestMemoryStore(StoreSuite):
+class TestMemoryStore(PartsSuite, StoreSuite):
     @pytest.fixture
     def make(self) -> MakeStores:
         return memory_stores

@@ -17,7 +17,8 @@ from node.blobs.record import UploadRecord
 from node.blobs.uploads import FilesystemUploads
 from replication.stores import UploadNotFound
 from tests.node.blobs.file_stores import FileStores
-from tests.node.blobs.suite import MIB, digest_of, fact_of, held, noise, pull
+from tests.node.blobs.parts_suite import fact_of
+from tests.node.blobs.suite import MIB, digest_of, held, noise, pull
 
 CONTENT = noise(3 * MIB + 5)
 HALF = 2 * MIB + 1

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from consensus import disk
 from consensus.errors import StateRefused
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = Path(__file__).with_name("schema.sql")
 CACHED_STATEMENTS = 512
 

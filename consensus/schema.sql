@@ -26,7 +26,8 @@ CREATE TABLE stores (
 CREATE TABLE blobs (
   id INTEGER PRIMARY KEY,
   digest BLOB NOT NULL UNIQUE,
-  size_bytes INTEGER NOT NULL
+  size_bytes INTEGER NOT NULL,
+  pushed_ms INTEGER NOT NULL -- the log time at which it was first recorded
 ) STRICT;
 
 CREATE TABLE holders (

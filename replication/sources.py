@@ -78,11 +78,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A blob that the state knows, and the other stores that hold it."""
+    """A blob that the state knows, the other stores that hold it, and when it was pushed, 0 where that is not known."""
 
     digest: Digest
     size_bytes: int
     holders: tuple[StoreId, ...]
+    pushed_ms: int = 0
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ are shown only once all of the blob is known to be what its digest says.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -43,6 +43,8 @@ class Transfer:
 
     def __init__(self, wanted: Wanted, source: Source, *, spread: bool = True) -> None:
         self.wanted = wanted
+        self.began = clock.monotonic()
+        self.checked_bytes = 0  # hashed so far
         self.arrival: Arrival | None = None
         self.found = False  # it was here already
         self.verified = False
@@ -73,6 +75,11 @@ class Transfer:
     def flows(self) -> int:
         """Requests under way."""
         return len(self._flows)
+
+    @property
+    def flows_by_store(self) -> Counter[StoreId]:
+        """Which store is asked by how many of them."""
+        return Counter(flow.holder for flow in self._flows)
 
     async def run(self, blobs: BlobStore, arrivals: ArrivalStore) -> None:
         """Brings the blob into `blobs`, whether or not anybody follows. What goes wrong is in `failure`."""
@@ -237,7 +244,7 @@ class Transfer:
                 changed = self.changed
                 extent = arrival.pieces.extent(checked)
                 if extent - checked >= CHECK_BYTES or extent == size_bytes:
-                    checked = await arrival.check(min(extent, checked + CHECK_BYTES))
+                    checked = self.checked_bytes = await arrival.check(min(extent, checked + CHECK_BYTES))
                 else:
                     await changed.wait()
         except StoreError as error:

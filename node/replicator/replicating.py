@@ -37,7 +37,9 @@ async def replicating(launch: Launch, blobs: FilesystemStore) -> AsyncIterator[F
         fetcher = await stack.enter_async_context(Fetcher(peers, blobs, arrivals, observe=telemetry.observe_transfer))
         for beside in (peers.keep_warm(), _keep_house(fetcher, arrivals)):
             stack.push_async_callback(_cancel, asyncio.create_task(beside))
-        await stack.enter_async_context(serve_replicator(fetcher, launch.replicator_socket))
+        await stack.enter_async_context(
+            serve_replicator(fetcher, launch.replicator_socket, name_of=peers.directory.known_with_store)
+        )
         yield fetcher
 
 
@@ -45,6 +47,7 @@ async def _keep_house(fetcher: Fetcher, arrivals: ArrivalStore) -> None:
     """Until cancelled: gauges, and arrivals that nobody wants any more."""
     reaped_at = float("-inf")
     while True:
+        fetcher.look()
         status = fetcher.status
         telemetry.metrics().fetching.set(status.transfers)
         telemetry.metrics().fetch_flows.set(status.flows)

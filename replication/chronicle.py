@@ -103,7 +103,9 @@ class Chronicle:
         if len(self._failures) > MAX_FAILURES:
             del self._failures[next(iter(self._failures))]
 
-    def report(self, transfers: Iterable[Transfer], *, pid: int, waiting: int, name_of: NameOf) -> ReplicatorReport:
+    def report(
+        self, transfers: Iterable[Transfer], *, pid: int, waiting: Iterable[Digest], name_of: NameOf
+    ) -> ReplicatorReport:
         """All of it. `name_of` says which member has a store."""
         under_way = tuple(transfers)
         self.looked(under_way)
@@ -116,7 +118,7 @@ class Chronicle:
         return ReplicatorReport(
             pid=pid,
             since_ms=self._since_ms,
-            waiting=waiting,
+            waiting=tuple(map(str, waiting)),
             transfers=tuple(self._describe(transfer, name_of) for transfer in under_way),
             totals=totals,
             failures=tuple(reversed(self._failures.values())),

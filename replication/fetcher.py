@@ -100,7 +100,7 @@ class Fetcher:
 
     def report(self, pid: int, name_of: NameOf) -> ReplicatorReport:
         """What is under way and what became of what was; `name_of` says which member has a store."""
-        waiting = len(self._ahead)
+        waiting = [each.digest for each in self._ahead]
         return self._chronicle.report(self._transfers.values(), pid=pid, waiting=waiting, name_of=name_of)
 
     def look(self) -> None:

@@ -67,11 +67,11 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicatorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a replicator says. `waiting` are blobs that will be brought when there is nothing more urgent."""
+    """All that a replicator says. `waiting` are the digests of blobs that will be brought when their turn comes."""
 
     pid: int
     since_ms: int
-    waiting: int
+    waiting: tuple[str, ...]
     transfers: tuple[TransferReport, ...]
     totals: TotalsReport
     failures: tuple[FailureReport, ...]

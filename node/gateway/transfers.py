@@ -1,11 +1,12 @@
 """What a gateway does for the other nodes, on a listener of its own that only they can reach.
 
-Blobs of this node's store, whichever repositories they are in; who this node is; and the requests of upload sessions
-that are this node's. Nothing that comes in here is passed on to another node.
+Blobs of this node's store, whichever repositories they are in; who this node is; how replication goes here; and the
+requests of upload sessions that are this node's. Nothing that comes in here is passed on to another node.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import msgspec
@@ -16,10 +17,12 @@ from node.gateway import blobs, routes
 from node.gateway.app import App, Observer, create_app
 from node.gateway.gateway import Gateway
 from node.gateway.refusals import RouteUnknown
+from node.gateway.reporting import reporting_routes
 from node.gateway.requests import Request
 from node.gateway.responses import Response, json_response
 from node.gateway.routes import Endpoint, Match, Route
 from node.identity import Identity
+from node.overview.here import Here
 from node.registry import Registry
 
 IDENTITY_PATH = b"/meridian/v1/identity"
@@ -54,6 +57,7 @@ def create_transfers_app(
     introduction: Introduction,
     *,
     config: Config,
+    here: Here,
     policy: Policy | None = None,
     observe: Observer | None = None,
 ) -> App:
@@ -62,13 +66,13 @@ def create_transfers_app(
     async def get_identity(gateway: Gateway, request: Request) -> Response:
         return json_response(introduction)
 
-    identity = Route("identity", {"GET": Endpoint(None, get_identity)})
-    return create_app(registry, config=config, policy=policy, observe=observe, match=partial(_match, identity))
+    exact = {IDENTITY_PATH: Route("identity", {"GET": Endpoint(None, get_identity)}), **reporting_routes(here)}
+    return create_app(registry, config=config, policy=policy, observe=observe, match=partial(_match, exact))
 
 
-def _match(identity: Route, path: bytes) -> Match:
-    if path == IDENTITY_PATH:
-        return Match(identity, None, ())
+def _match(exact: Mapping[bytes, Route], path: bytes) -> Match:
+    if path in exact:
+        return Match(exact[path], None, ())
     if path.startswith(BLOBS_PREFIX):
         return Match(HELD_BLOB, None, (path.removeprefix(BLOBS_PREFIX).decode("latin-1"),))
     found = routes.match(path)

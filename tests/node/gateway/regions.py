@@ -202,7 +202,7 @@ async def _served(launch: Launch, registry: Registry, region: Region) -> AsyncIt
     app = create_app(registry, config=region.config, observe=region.records, forwarder=forwarder)
     server = HttpServer(app, region.config.limits)
     await server.start(listener)
-    region.transfers = await serve_transfers(launch, registry, region.around.introduction, region.peer_records)
+    region.transfers = await serve_transfers(launch, registry, region.around, region.peer_records)
     try:
         base = f"http://127.0.0.1:{region.port}"
         async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as region.client:

@@ -150,7 +150,7 @@ def image_progress(size_bytes: int, names: Mapping[str, str]) -> Iterator[Shown]
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(binary_units=True))
     with Progress(*columns, TextColumn("{task.fields[rate]}"), console=Console(stderr=True)) as progress:
         tasks = {member: progress.add_task(name, total=max(1, size_bytes), rate="") for member, name in names.items()}
 

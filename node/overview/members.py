@@ -123,7 +123,7 @@ class Members:
         except TimeoutError:
             return Unheard(member, self._regions.get(member, ""), f"no answer within {ASK_SECONDS:.0f} s")
         except PeerError as error:
-            return Unheard(member, self._regions.get(member, ""), str(error))
+            return Unheard(member, self._regions.get(member, ""), str(error).removeprefix(f"{member}: "))
         self._regions[member] = found.region
         return found
 

@@ -95,6 +95,7 @@ class Metrics:
         self.fetch_troubles: Counter = Counter(
             "meridian_fetch_troubles_total", "Requests for parts of blobs that did not bring them", ["cause"]
         )
+        self.misses: Counter = Counter("meridian_replication_misses_total", "Blobs asked for that were not here")
         self.lag_seconds: Histogram = Histogram(
             "meridian_replication_lag_seconds",
             "From a blob's acknowledged push to when it was held here too",

@@ -53,7 +53,7 @@ class Chronicle:
 
     def __init__(self) -> None:
         self._since_ms = clock.wall_ms()
-        self._misses = 0
+        self.misses = 0
         self._kept = 0
         self._received_bytes = 0
         self._failed: Counter[str] = Counter()
@@ -63,7 +63,7 @@ class Chronicle:
 
     def missed(self) -> None:
         """A blob was asked for that is not here."""
-        self._misses += 1
+        self.misses += 1
 
     def began(self, digest: Digest) -> None:
         """The blob is on its way."""
@@ -110,7 +110,7 @@ class Chronicle:
         under_way = tuple(transfers)
         self.looked(under_way)
         totals = TotalsReport(
-            misses=self._misses,
+            misses=self.misses,
             kept=self._kept,
             failed=dict(self._failed),
             received_bytes=self._received_bytes + sum(each.received_bytes for each in under_way),

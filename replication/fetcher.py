@@ -103,9 +103,11 @@ class Fetcher:
         waiting = [each.digest for each in self._ahead]
         return self._chronicle.report(self._transfers.values(), pid=pid, waiting=waiting, name_of=name_of)
 
-    def look(self) -> None:
-        """To be called each second or so, for the rates in the report."""
+    def look(self) -> int:
+        """To be called each second or so, for the rates in the report. Returns how many blobs were asked for so far that
+        were not here."""
         self._chronicle.looked(self._transfers.values())
+        return self._chronicle.misses
 
     def follow(self, wanted: Wanted, start: int, stop: int) -> Following:
         """An interest in the bytes from `start` to before `stop`; they are on their way from now on. Raises

@@ -45,9 +45,10 @@ async def replicating(launch: Launch, blobs: FilesystemStore) -> AsyncIterator[F
 
 async def _keep_house(fetcher: Fetcher, arrivals: ArrivalStore) -> None:
     """Until cancelled: gauges, and arrivals that nobody wants any more."""
-    reaped_at = float("-inf")
+    reaped_at, misses = float("-inf"), 0
     while True:
-        fetcher.look()
+        misses, before = fetcher.look(), misses
+        telemetry.metrics().misses.inc(misses - before)
         status = fetcher.status
         telemetry.metrics().fetching.set(status.transfers)
         telemetry.metrics().fetch_flows.set(status.flows)

@@ -104,8 +104,8 @@ class Fetcher:
         return self._chronicle.report(self._transfers.values(), pid=pid, waiting=waiting, name_of=name_of)
 
     def look(self) -> int:
-        """To be called each second or so, for the rates in the report. Returns how many blobs were asked for so far that
-        were not here."""
+        """To be called each second or so, for the rates in the report. Returns how many blobs that were asked for were
+        not here, so far."""
         self._chronicle.looked(self._transfers.values())
         return self._chronicle.misses
 

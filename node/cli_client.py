@@ -93,3 +93,10 @@ class Refused(click.ClickException):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def is_late(error: click.ClickException) -> bool:
+    """Whether somebody is there who has not answered in time."""
+    import httpx
+
+    return isinstance(error.__cause__, httpx.TimeoutException)

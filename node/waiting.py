@@ -13,7 +13,7 @@ import click
 
 from consensus import clock
 from consensus.names import Digest, Reference, RepositoryName
-from node.cli_client import Refused, answer_of
+from node.cli_client import ANSWER_SECONDS, Refused, answer_of, is_late
 from node.overview.operations import PREFIX
 from node.overview.shapes import BringRequest, BringStatus, ImageAtMember, ImageStatus
 from node.progress import image_progress, named, size
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 ASK_AGAIN_SECONDS = 5.0
+LEAST_SECONDS = 1.0  # for one answer
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Waiting:
 
     def _look(self, deadline: float) -> None:
         """What cannot be said now, or in the time that is left, is asked again."""
+        self.client.timeout = max(LEAST_SECONDS, min(ANSWER_SECONDS, deadline - clock.monotonic()))
         try:
             self.status = answer_of(self.client, self._path, ImageStatus)
             self.doubt = ""
@@ -84,7 +86,7 @@ class Waiting:
                 raise
             self.doubt = error.message
         except click.ClickException as error:
-            if self.status is None:
+            if self.status is None and not is_late(error):
                 raise
             self.doubt = error.message
 

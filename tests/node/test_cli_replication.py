@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from chaos.ports import free_ports
@@ -18,8 +19,12 @@ from consensus import clock
 from node.cli_replication import _image, _seconds
 from node.progress import duration, size
 from tests.node.commands import MERIDIAN, clean_environment, meridian
-from tests.node.running import digest_of, eventually, push_blob, push_image, running
+from tests.node.running import MANIFEST_TYPE, RunningNode, digest_of, eventually, push_blob, push_image, running
+from tests.node.test_fetch_crashes import Far, far
+from tests.node.test_members import Pair, pair
 from tests.node.walled_regions import AP, EU, US, Regions, walled_regions
+
+__all__ = ["far", "pair"]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,6 @@ def layer_of(tag: str) -> str:
 
 
 def metric(regions: Regions, region: int, name: str) -> float:
-    import httpx
-
     text = httpx.get(f"http://{regions.cluster.regions[region].admin}/metrics", trust_env=False).text
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
@@ -197,6 +200,72 @@ def test_a_region_that_is_gone(regions: Regions) -> None:
     assert "of those that the log names us-1 cannot be reached" in lacking.error
     regions.start(US)
     assert Asked(regions, EU, "wait", "team/app:gone", "--timeout", "60").code == 0
+
+
+def test_a_slow_transfer_is_seen_and_waited_for(far: Far) -> None:
+    with far.eu.client() as client:
+        digest = push_blob(client, os.urandom(6 * 1024 * 1024))
+        push_manifest(client, "slow", digest)
+    far.narrow(2 * 1024 * 1024)
+    command = [*MERIDIAN, "replication", "wait", "team/app:slow", "--regions", "us"]
+    environment = clean_environment({"MERIDIAN_CONFIG": str(far.eu.config_file)})
+    with subprocess.Popen(command, env=environment, cwd=far.eu.folder, stdout=subprocess.PIPE) as waiting:
+        try:
+            seen: set[int] = set()
+
+            def look() -> bool:
+                found = far.us.admin("/meridian/v1/replication").json()["replication"]
+                if any(each["digest"] == digest and each["bytes_per_second"] for each in found["transfers"]):
+                    (transfer,) = (each for each in found["transfers"] if each["digest"] == digest)
+                    assert transfer["bytes_per_second"] < 8 * 1024 * 1024
+                    assert [source["member"] for source in transfer["sources"]] == ["eu"]
+                    seen.add(transfer["received_bytes"])
+                return len(seen) > 3
+
+            eventually(look, 60)
+            assert waiting.wait(60) == 0
+        finally:
+            waiting.kill()
+        assert waiting.stdout
+        assert b"us [us]: holds all of team/app:slow: 1 blobs, 6.0 MiB" in waiting.stdout.read()
+
+
+def test_without_a_majority_a_digest_is_found_and_a_tag_is_not(pair: Pair) -> None:
+    eu, us = pair
+    with eu.client() as client:
+        manifest = digest_of(push_image(client, "v1"))
+    us.kill()
+    eu.stop()
+    eu.start(wait=False)  # it has never heard of us, since
+    eventually(lambda: answers(eu), 60)
+
+    def wait(reference: str, regions: str) -> subprocess.CompletedProcess[str]:
+        arguments = ("wait", f"team/app{reference}", "--regions", regions, "--timeout", "2")
+        answer = meridian("replication", *arguments, cwd=eu.folder)
+        assert "Traceback" not in answer.stderr
+        return answer
+
+    assert wait(f"@{manifest}", "eu").returncode == 0
+    nowhere = wait(f"@{manifest}", "ap")
+    assert nowhere.returncode == 3
+    assert "  ap: no member that answers stands there" in nowhere.stderr
+    by_tag = wait(":v1", "eu")
+    assert by_tag.returncode == 3
+    assert "  the node does not say how far it is: " in by_tag.stderr
+
+
+def answers(node: RunningNode) -> bool:
+    try:
+        return node.admin("/meridian/v1/replication").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def push_manifest(client: httpx.Client, tag: str, digest: str) -> None:
+    layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": 6 * 1024 * 1024}
+    manifest = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": layer, "layers": [layer]}
+    answer = client.put(f"/v2/team/app/manifests/{tag}", json=manifest, headers={"content-type": MANIFEST_TYPE})
+    assert answer.status_code == 201, answer.text
 
 
 def test_a_node_that_stands_alone(tmp_path: Path) -> None:

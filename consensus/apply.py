@@ -119,7 +119,8 @@ def delete_tag(step: Step, command: DeleteTag) -> Outcome:
 
 
 def _add_blob(step: Step, digest: bytes, size_bytes: int) -> int:
-    return step.insert("INSERT INTO blobs (digest, size_bytes, parts) VALUES (?, ?, x'')", digest, size_bytes)
+    query = "INSERT INTO blobs (digest, size_bytes, pushed_ms, parts) VALUES (?, ?, ?, x'')"
+    return step.insert(query, digest, size_bytes, step.now_ms)
 
 
 def _store(step: Step, name: StoreId) -> int:

@@ -28,6 +28,7 @@ CREATE TABLE blobs (
   id INTEGER PRIMARY KEY,
   digest BLOB NOT NULL UNIQUE,
   size_bytes INTEGER NOT NULL,
+  pushed_ms INTEGER NOT NULL, -- the log time at which it was first recorded
   parts BLOB NOT NULL
 ) STRICT;
 

@@ -41,6 +41,23 @@ _HOLDERS = (
     "SELECT s.name FROM blobs b CROSS JOIN holders h ON h.blob = b.id CROSS JOIN stores s ON s.id = h.store"
     " WHERE b.digest = ? ORDER BY h.store"
 )
+_FACTS = "SELECT size_bytes, pushed_ms, parts FROM blobs WHERE digest = ?"
+_LINKS = (
+    "SELECT r.name FROM blobs b CROSS JOIN repositories r CROSS JOIN links l ON l.repository = r.id AND l.blob = b.id"
+    " WHERE b.digest = ? ORDER BY r.id LIMIT ?"
+)
+_USERS = (
+    "SELECT r.name, c.digest FROM repositories r CROSS JOIN manifest_blobs m ON m.repository = r.id"
+    " AND m.blob = (SELECT id FROM blobs WHERE digest = ?) CROSS JOIN contents c ON c.id = m.content LIMIT ?"
+)
+# An image's manifest and those below it, each once, whatever refers to what.
+_IMAGE_BLOBS = (
+    "WITH RECURSIVE tree (content) AS (SELECT m.content FROM contents c CROSS JOIN manifests m ON m.content = c.id"
+    " AND m.repository = ?1 WHERE c.digest = ?2 UNION SELECT c.id FROM tree t CROSS JOIN manifest_children k"
+    " ON k.content = t.content AND k.repository = ?1 CROSS JOIN contents c ON c.digest = k.child LIMIT ?3)"
+    " SELECT DISTINCT b.digest, b.size_bytes FROM tree t CROSS JOIN manifest_blobs m ON m.content = t.content"
+    " AND m.repository = ?1 CROSS JOIN blobs b ON b.id = m.blob LIMIT ?3"
+)
 _NAMING = (
     "SELECT content, repository FROM manifest_blobs WHERE repository = (SELECT id FROM repositories WHERE name = ?)"
     " AND blob = (SELECT id FROM blobs WHERE digest = ?) ORDER BY content DESC LIMIT ?"
@@ -85,6 +102,16 @@ class BlobView:
 
     size_bytes: int
     changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFacts:
+    """What the log knows of a blob: `pushed_ms` is the log time at which it was first recorded, about when its first
+    push was acknowledged, `parts` the digests of its parts, empty where they are not known."""
+
+    size_bytes: int
+    pushed_ms: int
+    parts: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +176,26 @@ class Views:
         rows = select_in(self._reader.connection(), _HELD, (store,), packed)
         return {Digest.from_bytes(digest) for (digest,) in rows}
 
-    def parts(self, digest: Digest) -> bytes:
-        """The digests of a blob's parts, whichever repository has it; empty where they are not known."""
-        row = self._row("SELECT parts FROM blobs WHERE digest = ?", digest.packed)
-        return row[0] if row else b""
+    def facts(self, digest: Digest) -> BlobFacts | None:
+        """A blob, whichever repository has it; None if the log knows none."""
+        row = self._row(_FACTS, digest.packed)
+        return BlobFacts(*row) if row else None
+
+    def repositories_with(self, digest: Digest, limit: int) -> list[str]:
+        """Up to `limit` repositories that a blob belongs to."""
+        return _names(self._reader.connection(), _LINKS, digest.packed, limit)
+
+    def manifests_naming(self, digest: Digest, limit: int) -> list[tuple[str, Digest]]:
+        """Up to `limit` manifests that name a blob, each with its repository."""
+        rows = self._reader.connection().execute(_USERS, (digest.packed, limit)).fetchall()
+        return [(name, Digest.from_bytes(packed)) for name, packed in rows]
+
+    def image_blobs(self, repository: RepositoryName, digest: Digest, limit: int) -> list[tuple[Digest, int]]:
+        """Up to `limit` blobs, each once and with its size, that a manifest of this repository and up to `limit` of
+        those below it name."""
+        connection = self._reader.connection()
+        values = (_repository(connection, repository), digest.packed, limit)
+        return [(Digest.from_bytes(packed), size) for packed, size in connection.execute(_IMAGE_BLOBS, values)]
 
     def companions(self, repository: RepositoryName, digest: Digest, limit: int) -> list[tuple[Digest, int]]:
         """Up to `limit` blobs, with their sizes, that the newest manifest of this repository names beside this one.

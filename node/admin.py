@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -19,6 +20,10 @@ from consensus.errors import LogUnavailable, StateRefused
 from consensus.views import Views
 from node import telemetry
 from node.launch import Launch
+from node.overview.operations import STATUS
+from node.overview.overview import Overview
+from node.overview.routes import overview_routes
+from node.overview.shapes import NodeStatus
 from node.rpc import KeeperClient, KeeperStatus
 from replication.stores import StoreError, UploadStore
 
@@ -49,13 +54,14 @@ class ReplicatorStatus(Protocol):
 
 
 class Health:
-    """What one gateway knows of its node. `storage` is set when it is open, `replicator` where there is one to ask, and
-    `registry` says whether clients are served."""
+    """What one gateway knows of its node. `storage` and `overview` are set when it is open, `replicator` where there is
+    one to ask, and `registry` says whether clients are served."""
 
     def __init__(self, launch: Launch, keeper: KeeperClient) -> None:
         self.launch = launch
         self.storage: Storage | None = None
         self.registry = "does not serve yet"
+        self.overview: Overview | None = None
         self.replicator: Callable[[], Awaitable[ReplicatorStatus | None]] | None = None
         self._keeper = keeper
         self._asking = asyncio.Lock()
@@ -105,27 +111,27 @@ class Health:
             beside["replicator"] = OK if await self.replicator() else "does not answer"
         return set(found.values()) == {OK}, found | beside
 
-    async def report(self) -> dict[str, object]:
+    async def report(self) -> NodeStatus:
         """All that `/meridian/v1/status` says."""
         node, keeper = self.launch.config.node, await self.keeper()
         replicator = await self.replicator() if self.replicator else None
-        return {
-            "region": node.region,
-            "node": node.name,
-            "version": version(),
-            "uptime_seconds": (clock.wall_ms() - self.launch.started_ms) // 1000,
-            "applied": self.applied(),
-            "commit": keeper.commit if keeper else None,
-            "term": keeper.term if keeper else None,
-            "steward": keeper.steward if keeper else None,
-            "keeper_pid": keeper.pid if keeper else None,
-            "replicator_pid": replicator.pid if replicator else None,
-            "fetches": replicator.transfers if replicator else None,
-            "gateway_pid": os.getpid(),
-            "gateways": node.gateways or len(os.sched_getaffinity(0)),
-            "free_bytes": self.free_bytes(),
-            "uploads": await self._uploads(),
-        }
+        return NodeStatus(
+            region=node.region,
+            node=node.name,
+            version=version(),
+            uptime_seconds=(clock.wall_ms() - self.launch.started_ms) // 1000,
+            applied=self.applied(),
+            commit=keeper.commit if keeper else None,
+            term=keeper.term if keeper else None,
+            steward=keeper.steward if keeper else None,
+            keeper_pid=keeper.pid if keeper else None,
+            replicator_pid=replicator.pid if replicator else None,
+            fetches=replicator.transfers if replicator else None,
+            gateway_pid=os.getpid(),
+            gateways=node.gateways or len(os.sched_getaffinity(0)),
+            free_bytes=self.free_bytes(),
+            uploads=await self._uploads(),
+        )
 
     async def _uploads(self) -> int | None:
         try:
@@ -176,13 +182,14 @@ def create_admin(health: Health) -> Starlette:
         return Response(body, media_type=content_type)
 
     async def status(_: Request) -> Response:
-        return JSONResponse(await health.report())
+        return Response(msgspec.json.encode(await health.report()), media_type="application/json")
 
     return Starlette(
         routes=[
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
-            Route("/meridian/v1/status", status),
+            Route(STATUS.path, status),
+            *overview_routes(lambda: health.overview),
         ]
     )

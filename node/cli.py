@@ -24,6 +24,7 @@ _LAZY = {
     "cluster": "node.cli_cluster:cluster",
     "config": "node.cli_config:config",
     "local": "node.cli_local:local",
+    "replication": "node.cli_replication:replication",
     "repo": "node.cli_query:repo",
     "state": "node.cli_query:state",
     "status": "node.cli_query:status",
@@ -86,6 +87,9 @@ def cli() -> None:
       meridian local status
     Make the certificates of a cluster's nodes:
       meridian cluster init ./cluster NAME=HOST:PORT...
+    See blobs on their way between regions:
+      meridian replication watch
+      meridian replication why sha256:...
     Run a node:
       meridian config init meridian.toml       a file with every key explained
       meridian serve --config meridian.toml

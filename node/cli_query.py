@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
-import ssl
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from consensus.names import RepositoryName
 from node.addresses import split_address
-from node.cli import config_option, find_config
-from node.config import Config, environment, load
+from node.cli import config_option
+from node.cli_client import NOT_READY, ask, client_of, configured, object_in
 from node.tables import show_json, show_table
 
-if TYPE_CHECKING:
-    import httpx
-
-NOT_READY = 3
-ANSWER_SECONDS = 10.0
 MAX_PAGES = 100_000
-
-
-def _config(path: Path | None) -> Config:
-    """As `serve` would read it; where there is none, that of the first region of the cluster on this machine."""
-    found = find_config(path)
-    if found is None:
-        from node.local import Cluster, LocalError
-
-        try:
-            first = Cluster.from_environment(environment()).regions[0].folder.config_file
-        except LocalError:
-            first = None
-        found = first if first is not None and first.is_file() else None
-    return load(found, environment())
 
 
 def _registry_options(command: Any) -> Any:
@@ -113,7 +93,7 @@ def hash_state(path: Path | None, as_json: bool) -> None:
     from consensus.views import Views
 
     try:
-        views = Views(_config(path).data / "state")
+        views = Views(configured(path).data / "state")
         try:
             applied, digest = views.hash()
         finally:
@@ -137,13 +117,13 @@ def status(ctx: click.Context, path: Path | None, as_json: bool) -> None:
     Example:
       meridian status --config meridian.toml
     """
-    config = _config(path)
-    with _client(f"http://{config.listen.admin}", None) as client:
-        readiness = _get(client, "/readyz")
-        report = _object(_get(client, "/meridian/v1/status"))
+    config = configured(path)
+    with client_of(f"http://{config.listen.admin}", None) as client:
+        readiness = ask(client, "/readyz")
+        report = object_in(ask(client, "/meridian/v1/status"))
     ready = readiness.status_code == 200
     known = {"ready": ready, "address": config.listen.address, **report}
-    checks = _object(readiness)
+    checks = object_in(readiness)
     if as_json:
         show_json({**known, "checks": checks})
     else:
@@ -155,38 +135,11 @@ def status(ctx: click.Context, path: Path | None, as_json: bool) -> None:
 def _base(path: Path | None, registry: str | None) -> str:
     if registry:
         return registry if "://" in registry else f"http://{registry}"
-    listen = _config(path).listen
+    listen = configured(path).listen
     host, port = split_address(listen.address)
     if host in {str(IPv4Address(0)), str(IPv6Address(0))}:
         host = "localhost"
     return f"{'https' if listen.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _client(base: str, ca: str | None) -> httpx.Client:
-    import httpx
-
-    try:
-        verify = ssl.create_default_context(cafile=ca)
-        return httpx.Client(base_url=base, timeout=ANSWER_SECONDS, verify=verify, trust_env=False)
-    except (httpx.InvalidURL, ssl.SSLError) as error:
-        raise click.ClickException(f"{base}: {error}") from error
-
-
-def _get(client: httpx.Client, url: str) -> httpx.Response:
-    import httpx
-
-    try:
-        return client.get(url)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise click.ClickException(f"{client.base_url}: no answer: {error}") from error
-
-
-def _object(answer: httpx.Response) -> dict[str, Any]:
-    try:
-        content = answer.json()
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _pages(base: str, path: str, key: str, ca: str | None) -> list[str]:
@@ -194,10 +147,10 @@ def _pages(base: str, path: str, key: str, ca: str | None) -> list[str]:
 
 
 def _walk(base: str, path: str, ca: str | None) -> Iterator[dict[str, Any]]:
-    with _client(base, ca) as client:
+    with client_of(base, ca) as client:
         for _ in range(MAX_PAGES):
-            answer = _get(client, path)
-            content = _object(answer)
+            answer = ask(client, path)
+            content = object_in(answer)
             if answer.status_code != 200:
                 errors = content.get("errors") or [{}]
                 detail = errors[0].get("message") or answer.reason_phrase

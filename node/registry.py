@@ -287,7 +287,8 @@ class Registry:
 
     def _wanted(self, digest: Digest, size_bytes: int) -> Wanted:
         holders = tuple(store for store in self._views.holders(digest) if store != self._blobs.store_id)
-        return Wanted(digest, size_bytes, holders, self._views.parts(digest))
+        facts = self._views.facts(digest)
+        return Wanted(digest, size_bytes, holders, *((facts.parts, facts.pushed_ms) if facts else ()))
 
     def _decide(self, repository: RepositoryName, facts: ManifestFacts, undecided: frozenset[Digest]) -> ManifestFacts:
         """Children that are blobs here, and no manifests, are taken for blobs."""

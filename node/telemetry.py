@@ -31,6 +31,8 @@ REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 DISK_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 SYNC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 POLLED = frozenset({"inventory"})  # routes that every member asks for each second: their lines would say nothing
+# A blob may be brought as soon as it is pushed, or when somebody asks for it weeks later.
+LAG_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0, 604800.0)
 METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
 
 __all__ = [
@@ -100,6 +102,12 @@ class Metrics:
             ["member"],
             multiprocess_mode="livemostrecent",
         )
+        self.misses: Counter = Counter("meridian_replication_misses_total", "Blobs asked for that were not here")
+        self.lag_seconds: Histogram = Histogram(
+            "meridian_replication_lag_seconds",
+            "From a blob's acknowledged push to when it was held here too",
+            buckets=LAG_BUCKETS,
+        )
         self.restarts: Counter = Counter("meridian_process_restarts_total", "Restarts by the supervisor", ["process"])
 
 
@@ -124,6 +132,8 @@ def observe_transfer(record: TransferRecord) -> None:
     metrics().fetch_seconds.observe(record.seconds)
     for cause, count in record.troubles.items():
         metrics().fetch_troubles.labels(cause).inc(count)
+    if record.lag_seconds is not None:
+        metrics().lag_seconds.observe(record.lag_seconds)
 
 
 def prepare_metrics(folder: Path) -> dict[str, str]:
@@ -224,6 +234,10 @@ class TransferRecord(Protocol):
     @property
     def troubles(self) -> Mapping[str, int]:
         """Requests that failed, by their cause, which is one of few words."""
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """From the blob's acknowledged push to when it was held here; None if it is not, or that is not known."""
 
 
 class RequestRecord(Protocol):

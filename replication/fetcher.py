@@ -17,10 +17,12 @@ from typing import Self
 from consensus import clock
 from consensus.names import Digest, StoreId
 from replication.blame import Blame
+from replication.chronicle import Chronicle, NameOf
 from replication.hearsay import Hearsay
 from replication.inventory import HEARD_SECONDS, Copies, NoCopies
+from replication.reports import ReplicatorReport
 from replication.schedule import MOST_FLOWS
-from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransfersBusy, Wanted
+from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferError, TransfersBusy, Wanted
 from replication.stores import ArrivalStore, BlobStore
 from replication.transfer import Following, Transfer
 
@@ -37,12 +39,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class TransferRecord:
     """A transfer that is over. `outcome` is "kept", "passed" (to a client, there being no room) or what went wrong;
-    `troubles` are requests that failed, by their cause."""
+    `troubles` are requests that failed, by their cause; `lag_seconds` is the time from the blob's acknowledged push to
+    when it was held here, if both are known."""
 
     outcome: str
     seconds: float
     received_bytes: int
     troubles: Mapping[str, int]
+    lag_seconds: float | None = None
 
 
 Observe = Callable[[TransferRecord], None]
@@ -79,6 +83,7 @@ class Fetcher:
         self._hears = copies is not None
         self._copies = copies or NoCopies()
         self._blame = Blame()
+        self._chronicle = Chronicle()
         self._transfers: dict[Digest, Transfer] = {}
         self._ahead: deque[Wanted] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,9 +103,30 @@ class Fetcher:
         followings = sum(len(transfer.followings) for transfer in transfers)
         return FetcherStatus(len(transfers), followings, sum(each.flows for each in transfers), len(self._ahead))
 
+    def report(self, pid: int, name_of: NameOf) -> ReplicatorReport:
+        """What is under way and what became of what was; `name_of` says which member has a store."""
+        waiting = [each.digest for each in self._ahead]
+        return self._chronicle.report(self._transfers.values(), pid=pid, waiting=waiting, name_of=name_of)
+
+    def look(self) -> int:
+        """To be called each second or so, for the rates in the report. Returns how many blobs that were asked for were
+        not here, so far."""
+        self._chronicle.looked(self._transfers.values())
+        return self._chronicle.misses
+
     def follow(self, wanted: Wanted, start: int, stop: int) -> Following:
         """An interest in the bytes from `start` to before `stop`; they are on their way from now on. Raises
         HoldersUnreachable, TransfersBusy."""
+        known = self._transfers.get(wanted.digest)
+        if known is None or not known.asked:
+            self._chronicle.missed()
+        try:
+            return self._follow(wanted, start, stop)
+        except TransferError as error:
+            self._chronicle.failed(wanted.digest, error)
+            raise
+
+    def _follow(self, wanted: Wanted, start: int, stop: int) -> Following:
         if self.status.followings >= MAX_FOLLOWINGS:
             raise TransfersBusy(f"{MAX_FOLLOWINGS} requests wait for blobs already", wanted.digest)
         transfer = self._transfers.get(wanted.digest)
@@ -122,6 +148,7 @@ class Fetcher:
         wanted = self._blame.without_suspects(self._with_copies(wanted), clock.monotonic())
         transfer = Transfer(wanted, self._source, self._hearsay(wanted))
         self._transfers[wanted.digest] = transfer
+        self._chronicle.began(wanted.digest)
         task = asyncio.get_running_loop().create_task(self._run(transfer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -148,8 +175,8 @@ class Fetcher:
             if wanted.digest not in self._transfers and self._with_copies(wanted).holders:
                 try:
                     self._begin(wanted)
-                except HoldersUnreachable:
-                    continue
+                except HoldersUnreachable as error:
+                    self._chronicle.failed(wanted.digest, error)
         self._share()
 
     def _share(self) -> None:
@@ -167,6 +194,7 @@ class Fetcher:
             await transfer.run(self._blobs, self._arrivals)
         finally:
             del self._transfers[transfer.wanted.digest]
+            self._chronicle.ended(transfer)
             if not transfer.found:
                 self._record(transfer, clock.monotonic() - began)
         self._go_ahead()
@@ -189,4 +217,12 @@ class Fetcher:
             self._copies.kept(digest)
         outcome = type(failure).__name__ if failure else "kept"
         troubles = {str(trouble): count for trouble, count in transfer.troubles.items()}
-        self._observe(TransferRecord(outcome, seconds, transfer.received_bytes, troubles))
+        lag_seconds = None if failure else _lag_seconds(transfer.wanted)
+        if not failure:
+            self._chronicle.kept(lag_seconds)
+        self._observe(TransferRecord(outcome, seconds, transfer.received_bytes, troubles, lag_seconds))
+
+
+def _lag_seconds(wanted: Wanted) -> float | None:
+    """Since the push of a blob that has just come; clocks of two nodes may differ, but nothing comes before."""
+    return max(0, clock.wall_ms() - wanted.pushed_ms) / 1000 if wanted.pushed_ms else None

@@ -77,12 +77,13 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A blob that the state knows, and the other stores that hold it."""
+    """A blob that the state knows, the other stores that hold it, and when it was pushed, 0 where that is not known."""
 
     digest: Digest
     size_bytes: int
     holders: tuple[StoreId, ...]
     parts: bytes = b""  # their digests, see BlobFact
+    pushed_ms: int = 0  # by log time; 0: unknown
 
     @property
     def proof(self) -> Proof | None:

@@ -10,7 +10,7 @@ and nothing more of it is shown before all of it is known to be what its digest 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -45,6 +45,8 @@ class Transfer:
 
     def __init__(self, wanted: Wanted, source: Source, hearsay: Hearsay | None = None) -> None:
         self.wanted = wanted
+        self.began = clock.monotonic()
+        self.checked_bytes = 0  # hashed so far
         self.arrival: Arrival | None = None
         self.found = False  # it was here already
         self.verified = False
@@ -74,6 +76,11 @@ class Transfer:
     def flows(self) -> int:
         """Requests under way."""
         return len(self._flows)
+
+    @property
+    def flows_by_store(self) -> Counter[StoreId]:
+        """Which store is asked by how many of them."""
+        return Counter(flow.holder for flow in self._flows)
 
     async def run(self, blobs: BlobStore, arrivals: ArrivalStore) -> None:
         """Brings the blob into `blobs`, whether or not anybody follows. What goes wrong is in `failure`."""
@@ -315,7 +322,7 @@ class Transfer:
                 pieces = arrival.pieces
                 extent = pieces.proven_extent(checked) if pieces.provable else pieces.extent(checked)
                 if extent - checked >= CHECK_BYTES or extent == size_bytes:
-                    checked = await arrival.check(min(extent, checked + CHECK_BYTES))
+                    checked = self.checked_bytes = await arrival.check(min(extent, checked + CHECK_BYTES))
                 else:
                     await changed.wait()
         except StoreError as error:

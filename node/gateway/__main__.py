@@ -34,6 +34,9 @@ from node.gateway.housekeeping import keep_house
 from node.gateway.server import HttpServer
 from node.identity import Identity, IdentityRefused
 from node.launch import SUPERSEDED, Launch
+from node.overview.here import Here
+from node.overview.members import Members
+from node.overview.overview import Overview
 from node.registry import Registry
 from node.rpc import KeeperClient
 from node.tls import TlsRefused, tls_of
@@ -83,7 +86,7 @@ async def serve(launch: Launch) -> None:
         if around:
             from node.gateway.surroundings import serve_transfers
 
-            servers.append(await serve_transfers(launch, registry, around.introduction, observer))
+            servers.append(await serve_transfers(launch, registry, around, observer))
         gc.collect()
         gc.freeze()  # what is here stays: the collector need not look at it again
         health.registry = OK
@@ -139,6 +142,12 @@ async def _open_registry(
         freshness=freshness,
         elsewhere=around.elsewhere if around else None,
     )
+    if around:
+        here, members = around.here, around.members
+    else:
+        here = Here(config.node.name, config.node.region, state=config.data / "state", blobs=blobs, replicator=None)
+        members = Members(here, (), None)
+    health.overview = Overview(here, members, registry.resolve)
     return registry, around
 
 

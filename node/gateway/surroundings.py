@@ -24,6 +24,8 @@ from node.identity import Identity
 from node.inventory import holders_of, inventory_file
 from node.launch import Launch
 from node.members import other_members
+from node.overview.here import Here
+from node.overview.members import Members
 from node.registry import Registry
 from node.replicator.rpc import ReplicatorClient
 from replication.passage import Passages
@@ -39,6 +41,8 @@ class Surroundings:
     elsewhere: Elsewhere
     forwarder: Forwarder
     replicator: ReplicatorClient
+    here: Here
+    members: Members
 
 
 async def connect(launch: Launch, identity: Identity, blobs: FilesystemStore, stack: AsyncExitStack) -> Surroundings:
@@ -57,16 +61,19 @@ async def connect(launch: Launch, identity: Identity, blobs: FilesystemStore, st
     elsewhere = Elsewhere(replicator, passages, blobs=blobs, arrivals=arrivals, copies=copies)
     stack.push_async_callback(elsewhere.close)
     introduction = Introduction.of(identity, config)
-    return Surroundings(introduction, elsewhere, Forwarder(peers, identity.node_id), replicator)
+    here = Here(config.node.name, config.node.region, state=config.data / "state", blobs=blobs, replicator=replicator)
+    others = [member for member in config.cluster.transfer_addresses if member != config.node.name]
+    members = Members(here, others, peers)
+    return Surroundings(introduction, elsewhere, Forwarder(peers, identity.node_id), replicator, here, members)
 
 
-async def serve_transfers(
-    launch: Launch, registry: Registry, introduction: Introduction, observe: Observer
-) -> HttpServer:
+async def serve_transfers(launch: Launch, registry: Registry, around: Surroundings, observe: Observer) -> HttpServer:
     """Serves the other nodes on the inherited socket. Raises OSError."""
     config = launch.config
     inventory = inventory_file(config, launch.incarnation)
-    app = create_transfers_app(registry, introduction, config=config, inventory=inventory, observe=observe)
+    app = create_transfers_app(
+        registry, around.introduction, config=config, inventory=inventory, here=around.here, observe=observe
+    )
     admission = Admission(config.cluster, config.node.name)
     server = HttpServer(app, _limits(config), tls=serving_context(config.cluster), admit=admission)
     await server.start(socket.socket(fileno=launch.transfers_descriptor))

@@ -1,7 +1,8 @@
 """What a gateway does for the other nodes, on a listener of its own that only they can reach.
 
-Blobs of this node's store, whichever repositories they are in; which copies it has; who this node is; and the requests
-of upload sessions that are this node's. Nothing that comes in here is passed on to another node.
+Blobs of this node's store, whichever repositories they are in; which copies it has; who this node is; how replication
+goes here; and the requests of upload sessions that are this node's. Nothing that comes in here is passed on to another
+node.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from node.gateway import blobs, routes
 from node.gateway.app import App, Observer, create_app
 from node.gateway.gateway import Gateway
 from node.gateway.refusals import MalformedRequest, Overloaded, RouteUnknown
+from node.gateway.reporting import reporting_routes
 from node.gateway.requests import Request
 from node.gateway.responses import Header, Response, json_response
 from node.gateway.routes import Endpoint, Match, Route
 from node.identity import Identity
 from node.inventory import page_of
+from node.overview.here import Here
 from node.registry import Registry
 from replication.inventory import INVENTORY_PATH
 
@@ -65,6 +68,7 @@ def create_transfers_app(
     *,
     config: Config,
     inventory: Path,
+    here: Here,
     policy: Policy | None = None,
     observe: Observer | None = None,
 ) -> App:
@@ -86,6 +90,7 @@ def create_transfers_app(
     exact = {
         IDENTITY_PATH: Route("identity", {"GET": Endpoint(None, get_identity)}),
         INVENTORY_PATH.encode(): Route("inventory", {"GET": Endpoint(None, get_inventory)}),
+        **reporting_routes(here),
     }
     return create_app(registry, config=config, policy=policy, observe=observe, match=partial(_match, exact))
 

@@ -42,14 +42,18 @@ async def replicating(launch: Launch, blobs: FilesystemStore) -> AsyncIterator[F
         )
         for beside in (peers.keep_warm(), _keep_house(fetcher, arrivals)):
             stack.push_async_callback(_cancel, asyncio.create_task(beside))
-        await stack.enter_async_context(serve_replicator(fetcher, launch.replicator_socket))
+        await stack.enter_async_context(
+            serve_replicator(fetcher, launch.replicator_socket, name_of=peers.directory.known_with_store)
+        )
         yield fetcher
 
 
 async def _keep_house(fetcher: Fetcher, arrivals: ArrivalStore) -> None:
     """Until cancelled: gauges, and arrivals that nobody wants any more."""
-    reaped_at = float("-inf")
+    reaped_at, misses = float("-inf"), 0
     while True:
+        misses, before = fetcher.look(), misses
+        telemetry.metrics().misses.inc(misses - before)
         status = fetcher.status
         telemetry.metrics().fetching.set(status.transfers)
         telemetry.metrics().fetch_flows.set(status.flows)

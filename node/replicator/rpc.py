@@ -22,13 +22,16 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 
 from consensus.errors import InvalidCommand, InvalidName
 from consensus.names import Digest, StoreId
 from consensus.parts import are_parts_of
 from node.rpc import BOUNDS, RECONNECT, STATUS_SECONDS, pack, unpack, uri_of
 from replication import sources, stores
+from replication.chronicle import NameOf
 from replication.fetcher import Fetcher, FetcherStatus
+from replication.reports import ReplicatorReport
 from replication.sources import TransferError, TransfersSilent, Wanted
 from replication.stores import StoreError
 from replication.transfer import HEARTBEAT_SECONDS
@@ -59,13 +62,15 @@ class ReplicatorStatus:
 
 
 class _Service:
-    def __init__(self, fetcher: Fetcher) -> None:
+    def __init__(self, fetcher: Fetcher, name_of: NameOf) -> None:
         self._fetcher = fetcher
+        self._name_of = name_of
 
     def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         methods: dict[str, Any] = {
             "Follow": grpc.unary_stream_rpc_method_handler(self._follow),
             "Ahead": grpc.unary_unary_rpc_method_handler(self._ahead),
+            "Report": grpc.unary_unary_rpc_method_handler(self._report),
             "Status": grpc.unary_unary_rpc_method_handler(self._status),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
@@ -104,12 +109,18 @@ class _Service:
         status: FetcherStatus = self._fetcher.status
         return pack((os.getpid(), *astuple(status)))
 
+    async def _report(self, request: bytes, _: Any) -> bytes:
+        return msgspec.msgpack.encode(self._fetcher.report(os.getpid(), self._name_of))
+
 
 @asynccontextmanager
-async def serve_replicator(fetcher: Fetcher, socket: Path) -> AsyncIterator[None]:
-    """Answers gateways while the block runs. The socket's path must be free. Raises OSError."""
+async def serve_replicator(
+    fetcher: Fetcher, socket: Path, *, name_of: NameOf = lambda store: None
+) -> AsyncIterator[None]:
+    """Answers gateways while the block runs. The socket's path must be free. `name_of` says which member has a store.
+    Raises OSError."""
     server = grpc.aio.server(options=BOUNDS)
-    server.add_generic_rpc_handlers((_Service(fetcher).handler(),))
+    server.add_generic_rpc_handlers((_Service(fetcher, name_of).handler(),))
     try:
         server.add_insecure_port(uri_of(socket))
     except RuntimeError as error:
@@ -129,6 +140,7 @@ class ReplicatorClient:
         self._follow = self._channel.unary_stream(f"/{SERVICE}/Follow", None, None)
         self._ahead = self._channel.unary_unary(f"/{SERVICE}/Ahead", None, None)
         self._status = self._channel.unary_unary(f"/{SERVICE}/Status", None, None)
+        self._report = self._channel.unary_unary(f"/{SERVICE}/Report", None, None)
 
     async def follow(self, wanted: Wanted, start: int, stop: int) -> AsyncGenerator[tuple[Any, ...], None]:
         """The messages but for "wait" and "failed", which is raised: TransferError, StoreError. Raises TransfersSilent
@@ -169,6 +181,14 @@ class ReplicatorClient:
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, InvalidCommand, TypeError):
             return None
 
+    async def report(self) -> ReplicatorReport | None:
+        """All that it says of its work; None if there is no answer within STATUS_SECONDS."""
+        try:
+            answer = await self._report(pack(()), timeout=STATUS_SECONDS, wait_for_ready=True)
+            return msgspec.msgpack.decode(answer, type=ReplicatorReport)
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, msgspec.MsgspecError):
+            return None
+
     async def close(self) -> None:
         """Calls under way end."""
         await self._channel.close(None)
@@ -187,15 +207,15 @@ def _messages_of(wanted: Sequence[Wanted]) -> Iterator[list[Wanted]]:
 
 
 def _encode(wanted: Wanted) -> tuple[object, ...]:
-    return str(wanted.digest), wanted.size_bytes, wanted.holders, wanted.parts
+    return str(wanted.digest), wanted.size_bytes, wanted.holders, wanted.parts, wanted.pushed_ms
 
 
 def _decode(blob: Any) -> Wanted:
     """Raises InvalidCommand."""
     try:
-        name, size_bytes, holders, parts = blob
+        name, size_bytes, holders, parts, pushed_ms = blob
         holders = tuple(StoreId(holder) for holder in holders)
-        wanted = Wanted(Digest.parse(name), int(size_bytes), holders, bytes(parts))
+        wanted = Wanted(Digest.parse(name), int(size_bytes), holders, bytes(parts), int(pushed_ms))
         if not are_parts_of(wanted.parts, wanted.size_bytes):
             raise InvalidCommand("the parts are not those of such a blob")
     except (InvalidName, TypeError, ValueError) as error:

@@ -27,7 +27,7 @@ from consensus.manifest import OCI_INDEX, OCI_MANIFEST
 from consensus.names import Digest, RepositoryName, StoreId, Tag
 from consensus.parts import MIN_PARTED_BYTES, parts_of
 from consensus.state import State
-from consensus.views import MAX_NAMING, BlobView, ManifestView, Referrer, Views
+from consensus.views import MAX_NAMING, BlobFacts, BlobView, ManifestView, Referrer, Views
 
 APP = RepositoryName("team/app")
 OTHER = RepositoryName("team/other")
@@ -80,10 +80,11 @@ def put(
     artifact_type: str | None = None,
     annotations: tuple[tuple[str, str], ...] = (),
     blobs: tuple[Digest, ...] = (),
+    children: tuple[Digest, ...] = (),
 ) -> PutManifest:
-    facts = ManifestFacts(media_type, artifact_type, subject, blobs, (), annotations)
+    facts = ManifestFacts(media_type, artifact_type, subject, blobs, children, annotations)
     names = tuple(map(Tag, tags))
-    return PutManifest(repository, digest_of(content), len(content), content, facts, names, None, sparse=False)
+    return PutManifest(repository, digest_of(content), len(content), content, facts, names, None, sparse=True)
 
 
 def test_there_are_no_views_before_there_is_a_state(tmp_path: Path) -> None:
@@ -152,9 +153,10 @@ def test_the_first_parts_of_a_blob_that_are_told_stay(node: Node) -> None:
     found = []
     for parts in told:
         node.apply(RecordBlobs(APP, StoreId("0" * 32), (BlobFact(digest, size, parts),)))
-        found.append(node.views.parts(digest))
+        facts = node.views.facts(digest)
+        found.append(facts and facts.parts)
     assert found == [b"", told[1], told[1], told[1]]
-    assert node.views.parts(digest_of(b"unknown")) == b""
+    assert node.views.facts(digest_of(b"unknown")) is None
 
 
 def test_the_companions_of_a_blob_are_those_of_the_newest_manifest_that_names_it(node: Node) -> None:
@@ -173,6 +175,44 @@ def test_the_companions_of_a_blob_are_those_of_the_newest_manifest_that_names_it
     for number in range(MAX_NAMING):
         node.apply(put(APP, b"another %d" % number, blobs=(base, config)))
     assert node.views.companions(APP, base, 10) == []  # everybody has it: it says nothing
+
+
+def test_a_blob_was_pushed_when_the_log_first_had_it(node: Node) -> None:
+    digest = digest_of(b"layer")
+    assert node.views.facts(digest) is None
+    for time_ms in (5000, 9000):
+        index = node.state.applied + 1
+        node.state.apply([Entry(index, encode(Envelope(1, index, index - 1, time_ms, record(APP, b"layer"))))])
+        assert node.views.facts(digest) == BlobFacts(5, 5000, b"")
+
+
+def test_who_has_a_blob_and_who_names_it(node: Node) -> None:
+    layer = digest_of(b"layer")
+    node.apply(record(OTHER, b"layer"), record(APP, b"layer"), put(APP, b"one", blobs=(layer,)))
+    node.apply(put(APP, b"two", blobs=(layer,)), put(OTHER, b"one", blobs=(layer,)))
+    assert node.views.repositories_with(layer, 10) == ["team/other", "team/app"]
+    assert node.views.repositories_with(layer, 1) == ["team/other"]
+    naming = {("team/app", digest_of(b"one")), ("team/app", digest_of(b"two")), ("team/other", digest_of(b"one"))}
+    assert set(node.views.manifests_naming(layer, 10)) == naming
+    assert len(node.views.manifests_naming(layer, 2)) == 2
+    assert (node.views.repositories_with(SUBJECT, 10), node.views.manifests_naming(SUBJECT, 10)) == ([], [])
+
+
+def test_the_blobs_of_an_image_are_those_of_all_below_it(node: Node) -> None:
+    blobs = [b"config", b"base", b"layer", b"other"]
+    config, base, layer, other = map(digest_of, blobs)
+    node.apply(record(APP, *blobs), record(OTHER, *blobs))
+    node.apply(put(APP, b"amd", blobs=(config, base)), put(APP, b"arm", blobs=(base, layer)))
+    node.apply(put(OTHER, b"elsewhere", blobs=(other,)))
+    children = tuple(map(digest_of, (b"amd", b"arm", b"elsewhere", b"nowhere", b"outer")))
+    node.apply(put(APP, b"index", media_type=OCI_INDEX, children=children))
+    node.apply(put(APP, b"outer", "t", media_type=OCI_INDEX, children=(digest_of(b"index"), digest_of(b"outer"))))
+    found = node.views.image_blobs(APP, digest_of(b"outer"), 10)  # which is below itself
+    assert sorted(found) == sorted([(config, 6), (base, 4), (layer, 5)])
+    assert len(node.views.image_blobs(APP, digest_of(b"outer"), 2)) <= 2
+    assert node.views.image_blobs(APP, digest_of(b"arm"), 10) == [(base, 4), (layer, 5)]
+    assert node.views.image_blobs(OTHER, digest_of(b"outer"), 10) == []
+    assert node.views.image_blobs(RepositoryName("no/such"), digest_of(b"outer"), 10) == []
 
 
 def test_blobs_belong_to_repositories(node: Node) -> None:

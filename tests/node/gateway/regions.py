@@ -34,6 +34,7 @@ from node.gateway.server import HttpServer
 from node.gateway.surroundings import Surroundings, connect, serve_transfers
 from node.identity import Identity
 from node.launch import Launch
+from node.overview.overview import Overview
 from node.registry import Registry
 from node.replicator.replicating import replicating
 from node.tokens import UploadTokens
@@ -78,6 +79,7 @@ class Region:
     peer_records: Records = field(default_factory=PeerRecords)
     port: int = field(init=False)
     transfers: HttpServer = field(init=False)
+    overview: Overview = field(init=False)
     client: httpx.AsyncClient = field(init=False)
 
     async def learn(self, content: bytes, *holders: StoreId, parts: bytes | None = None) -> str:
@@ -228,7 +230,8 @@ async def _served(launch: Launch, registry: Registry, region: Region) -> AsyncIt
     app = create_app(registry, config=region.config, observe=region.records, forwarder=forwarder)
     server = HttpServer(app, region.config.limits)
     await server.start(listener)
-    region.transfers = await serve_transfers(launch, registry, region.around.introduction, region.peer_records)
+    region.overview = Overview(region.around.here, region.around.members, registry.resolve)
+    region.transfers = await serve_transfers(launch, registry, region.around, region.peer_records)
     try:
         base = f"http://127.0.0.1:{region.port}"
         async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as region.client:

@@ -45,6 +45,8 @@ CREATE TABLE links (
   PRIMARY KEY (repository, blob)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX links_by_blob ON links (blob);
+
 -- The bytes of manifests, once for all repositories; gone with the last manifest that has them.
 CREATE TABLE contents (
   id INTEGER PRIMARY KEY,

@@ -43,14 +43,16 @@ _HOLDERS = (
 )
 _FACTS = "SELECT size_bytes, pushed_ms, parts FROM blobs WHERE digest = ?"
 _LINKS = (
-    "SELECT r.name FROM blobs b CROSS JOIN repositories r CROSS JOIN links l ON l.repository = r.id AND l.blob = b.id"
-    " WHERE b.digest = ? ORDER BY r.id LIMIT ?"
+    "SELECT r.name FROM blobs b CROSS JOIN links l ON l.blob = b.id CROSS JOIN repositories r ON r.id = l.repository"
+    " WHERE b.digest = ? ORDER BY l.repository LIMIT ?"
 )
 _USERS = (
-    "SELECT r.name, c.digest FROM repositories r CROSS JOIN manifest_blobs m ON m.repository = r.id"
-    " AND m.blob = (SELECT id FROM blobs WHERE digest = ?) CROSS JOIN contents c ON c.id = m.content LIMIT ?"
+    "SELECT r.name, c.digest FROM blobs b CROSS JOIN links l ON l.blob = b.id"
+    " CROSS JOIN manifest_blobs m ON m.repository = l.repository AND m.blob = b.id"
+    " CROSS JOIN contents c ON c.id = m.content CROSS JOIN repositories r ON r.id = l.repository"
+    " WHERE b.digest = ? LIMIT ?"
 )
-# An image's manifest and those below it, each once, whatever refers to what.
+# An image's manifest and those below it, each once, whatever refers to what: all found by key, and a bounded number.
 _IMAGE_BLOBS = (
     "WITH RECURSIVE tree (content) AS (SELECT m.content FROM contents c CROSS JOIN manifests m ON m.content = c.id"
     " AND m.repository = ?1 WHERE c.digest = ?2 UNION SELECT c.id FROM tree t CROSS JOIN manifest_children k"

@@ -187,10 +187,11 @@ def test_a_region_that_is_gone(regions: Regions) -> None:
     assert Asked(regions, EU, "status", "--all").code == 0
     assert Asked(regions, EU, "why", digest).code == 0  # now it is known whose store is whose
     regions.kill(US)
+    eventually(lambda: regions.clients[EU].get("/v2/team/app/manifests/gone").status_code == 200, 60)
     status = Asked(regions, EU, "status", "--all")
     assert status.code == 3
     assert "us-1 [us]: ClientConnectorError" in status.out
-    away = Asked(regions, EU, "wait", "team/app:gone", "--regions", "us", "--timeout", "1")
+    away = Asked(regions, EU, "wait", "team/app:gone", "--regions", "us", "--timeout", "3")
     assert (away.code, away.out) == (3, "")
     assert "  us-1 [us]: cannot be reached: ClientConnectorError" in away.error
     lacking = Asked(regions, EU, "wait", "team/app:gone", "--regions", "ap", "--timeout", "12")

@@ -116,7 +116,7 @@ def complain(waiting: Waiting, image: str, timeout: float) -> None:
     click.echo(f"meridian: not all of {image} is there after {timeout:g} s", err=True)
     if waiting.doubt:
         click.echo(f"  the node does not say how far it is: {waiting.doubt}", err=True)
-    for name in waiting.unseen:
+    for name in waiting.unseen if waiting.status else ():
         click.echo(f"  {name}: no member that answers stands there", err=True)
     for each in waiting.chosen:
         if each.state == "unreachable":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from consensus import clock
-from consensus.names import Digest, StoreId
+from consensus.names import Digest
 from replication.reports import (
     MAX_FAILURES,
     MAX_LAGS,
@@ -14,6 +14,7 @@ from replication.reports import (
     RATE_SECONDS,
     FailureReport,
     LagReport,
+    MemberReport,
     ReplicatorReport,
     SourceReport,
     TotalsReport,
@@ -23,7 +24,7 @@ from replication.transfer import Transfer
 
 MIN_SAMPLE_SECONDS = 0.25
 
-NameOf = Callable[[StoreId], str | None]
+Members = Sequence[MemberReport]
 
 
 class Meter:
@@ -104,9 +105,10 @@ class Chronicle:
             del self._failures[next(iter(self._failures))]
 
     def report(
-        self, transfers: Iterable[Transfer], *, pid: int, waiting: Iterable[Digest], name_of: NameOf
+        self, transfers: Iterable[Transfer], *, pid: int, waiting: Iterable[Digest], members: Members
     ) -> ReplicatorReport:
-        """All of it. `name_of` says which member has a store."""
+        """All of it. `members` are those that have been met, with their stores."""
+        names = {each.store: each.member for each in members}
         under_way = tuple(transfers)
         self.looked(under_way)
         totals = TotalsReport(
@@ -119,13 +121,14 @@ class Chronicle:
             pid=pid,
             since_ms=self._since_ms,
             waiting=tuple(map(str, waiting)),
-            transfers=tuple(self._describe(transfer, name_of) for transfer in under_way),
+            transfers=tuple(self._describe(transfer, names) for transfer in under_way),
             totals=totals,
             failures=tuple(reversed(self._failures.values())),
             lag=_lag(self._lags),
+            members=tuple(members),
         )
 
-    def _describe(self, transfer: Transfer, name_of: NameOf) -> TransferReport:
+    def _describe(self, transfer: Transfer, names: Mapping[str, str]) -> TransferReport:
         flows = transfer.flows_by_store
         return TransferReport(
             digest=str(transfer.wanted.digest),
@@ -137,7 +140,7 @@ class Chronicle:
             followers=len(transfer.followings),
             flows=transfer.flows,
             sources=tuple(
-                SourceReport(store=store, member=name_of(store) or "", flows=flows[store])
+                SourceReport(store=store, member=names.get(store, ""), flows=flows[store])
                 for store in sorted({*flows, *transfer.givers})
             ),
             troubles={str(trouble): count for trouble, count in transfer.troubles.items()},

@@ -56,6 +56,7 @@ class Directory:
     def __init__(self, members: Collection[str], ask: Ask) -> None:
         self._members = tuple(members)
         self._ask = ask
+        self.met: dict[str, PeerIdentity] = {}  # as each last said, also of those that are forgotten since
         self._known: dict[str, PeerIdentity] = {}
         self._asked_at: dict[str, float] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -74,7 +75,7 @@ class Directory:
 
     def learn(self, identity: PeerIdentity) -> None:
         """The member has just said so."""
-        self._known[identity.member] = identity
+        self._known[identity.member] = self.met[identity.member] = identity
 
     def forget(self, member: str) -> None:
         """Talking to it failed: whoever is there next may be somebody else."""
@@ -111,6 +112,6 @@ class Directory:
     async def _ask_one(self, member: str) -> None:
         try:
             with suppress(PeerError):
-                self._known[member] = await self._ask(member)
+                self.learn(await self._ask(member))
         finally:
             del self._asking[member]

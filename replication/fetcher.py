@@ -17,7 +17,7 @@ from typing import Self
 from consensus import clock
 from consensus.names import Digest, StoreId
 from replication.blame import Blame
-from replication.chronicle import Chronicle, NameOf
+from replication.chronicle import Chronicle, Members
 from replication.hearsay import Hearsay
 from replication.inventory import HEARD_SECONDS, Copies, NoCopies
 from replication.reports import ReplicatorReport
@@ -103,10 +103,10 @@ class Fetcher:
         followings = sum(len(transfer.followings) for transfer in transfers)
         return FetcherStatus(len(transfers), followings, sum(each.flows for each in transfers), len(self._ahead))
 
-    def report(self, pid: int, name_of: NameOf) -> ReplicatorReport:
-        """What is under way and what became of what was; `name_of` says which member has a store."""
+    def report(self, pid: int, members: Members) -> ReplicatorReport:
+        """What is under way and what became of what was; `members` are those that have been met."""
         waiting = [each.digest for each in self._ahead]
-        return self._chronicle.report(self._transfers.values(), pid=pid, waiting=waiting, name_of=name_of)
+        return self._chronicle.report(self._transfers.values(), pid=pid, waiting=waiting, members=members)
 
     def look(self) -> int:
         """To be called each second or so, for the rates in the report. Returns how many blobs that were asked for were

@@ -66,6 +66,14 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     p99_seconds: float | None
 
 
+class MemberReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Another member, as it has last said of itself; it may be gone since."""
+
+    member: str
+    region: str
+    store: str
+
+
 class ReplicatorReport(msgspec.Struct, frozen=True, kw_only=True):
     """All that a replicator says. `waiting` are the digests of blobs that will be brought when their turn comes."""
 
@@ -76,3 +84,4 @@ class ReplicatorReport(msgspec.Struct, frozen=True, kw_only=True):
     totals: TotalsReport
     failures: tuple[FailureReport, ...]
     lag: LagReport
+    members: tuple[MemberReport, ...]

@@ -16,7 +16,7 @@ from consensus.names import Digest, RepositoryName, StoreId
 from consensus.views import BlobFacts, Views
 from node.overview.shapes import Demanded, Holdings, MemberStatus
 from replication.fetcher import MAX_AHEAD
-from replication.reports import ReplicatorReport
+from replication.reports import MemberReport, ReplicatorReport
 from replication.sources import Wanted
 from replication.stores import BlobNotFound, BlobStore
 
@@ -53,6 +53,7 @@ class Here:
         self.member = member
         self.region = region
         self.store_id = blobs.store_id
+        self.met: dict[str, MemberReport] = {}  # other members, as they last said; "" for a store that is not known
         self._state = state
         self._blobs = blobs
         self._replicator = replicator
@@ -63,7 +64,7 @@ class Here:
             return MemberStatus(
                 member=self.member, region=self.region, state="alone", reason="this node is no member of a cluster"
             )
-        report = await self._replicator.report()
+        report = await self._report()
         if report is None:
             return MemberStatus(member=self.member, region=self.region, state="silent", reason=SILENT)
         return MemberStatus(member=self.member, region=self.region, state="ok", replication=report)
@@ -71,7 +72,7 @@ class Here:
     async def holdings(self, digests: Sequence[Digest]) -> Holdings:
         """What the store has of these, exactly. Raises StoreError."""
         held = await self._held(digests)
-        report = await self._replicator.report() if self._replicator else None
+        report = await self._report()
         lacking = {str(digest) for digest in digests if digest not in held}
         return Holdings(
             member=self.member,
@@ -129,6 +130,11 @@ class Here:
                 return look(views)
 
         return await asyncio.to_thread(opened)
+
+    async def _report(self) -> ReplicatorReport | None:
+        report = await self._replicator.report() if self._replicator else None
+        self.met.update({each.member: each for each in report.members} if report else {})
+        return report
 
     async def _held(self, digests: Sequence[Digest]) -> list[Digest]:
         turns = asyncio.Semaphore(LOOKS_AT_ONCE)

@@ -14,6 +14,7 @@ from node.overview.here import Here
 from node.overview.reasons import Heard
 from node.overview.shapes import MAX_DIGESTS, Demanded, Digests, Holdings, MemberStatus
 from replication.directory import PeerError, PeerUnreachable, PeerWrong
+from replication.reports import MemberReport
 from replication.requests import PeerAnswer, PeerRequest
 
 ASK_SECONDS = 5.0
@@ -42,28 +43,24 @@ class Unheard:
 
 class Members:
     """All members of a cluster, this one first: it is asked as the others are, but for the way. What the others have
-    said of their regions and stores is remembered for when they do not answer."""
+    said of their regions and stores, here or to the replicator, is remembered for when they do not answer."""
 
     def __init__(self, here: Here, others: Collection[str], peers: Peers | None) -> None:
         self._here = here
         self._others = sorted(others)
         self._peers = peers
-        self._regions: dict[str, str] = {here.member: here.region}
-        self._stores: dict[str, str] = {here.member: here.store_id}
 
     async def statuses(self) -> list[MemberStatus | Unheard]:
         """How replication goes at each of them."""
-        own, *others = await asyncio.gather(
-            self._here.status(), *(self._ask(each, "GET", STATUS_PATH, MemberStatus) for each in self._others)
-        )
+        own = await self._here.status()  # which says whom the replicator has met, before somebody has to be described
+        others = await asyncio.gather(*(self._ask(each, "GET", STATUS_PATH, MemberStatus) for each in self._others))
         return [own, *others]
 
     async def holdings(self, digests: Sequence[Digest]) -> list[Heard]:
         """Which of the blobs each of them holds. Raises StoreError of this one's own store."""
         parts = [digests[at : at + MAX_DIGESTS] for at in range(0, len(digests), MAX_DIGESTS)] or [()]
-        own, *others = await asyncio.gather(
-            self._own_holdings(parts), *(self._holdings_of(each, parts) for each in self._others)
-        )
+        own = await self._own_holdings(parts)
+        others = await asyncio.gather(*(self._holdings_of(each, parts) for each in self._others))
         return [own, *others]
 
     async def demand(self, digests: Sequence[Digest], members: Collection[str] | None) -> list[Demanded | Unheard]:
@@ -86,7 +83,6 @@ class Members:
             answer = await self._ask(member, "POST", HOLDINGS_PATH, Holdings, part)
             if isinstance(answer, Unheard):
                 return self._heard(member, None, answer.reason)
-            self._stores[member] = answer.store_id
             found.append(answer)
         return self._heard(member, found)
 
@@ -102,15 +98,19 @@ class Members:
             found.append(answer)
         return Demanded(
             member=member,
-            region=self._regions.get(member, ""),
+            region=found[0].region if found else self._region(member),
             asked=sum(each.asked for each in found),
             held=sum(each.held for each in found),
             unknown=sum(each.unknown for each in found),
         )
 
     def _heard(self, member: str, found: Sequence[Holdings] | None, reason: str = "") -> Heard:
-        region, store_id = self._regions.get(member, ""), self._stores.get(member, "")
-        return Heard(member, region, store_id, _joined(found) if found else None, reason)
+        if found:
+            holdings = _joined(found)
+            self._here.met[member] = MemberReport(member=member, region=holdings.region, store=holdings.store_id)
+            return Heard(member, holdings.region, holdings.store_id, holdings)
+        met = self._here.met.get(member)
+        return Heard(member, met.region if met else "", met.store if met else "", None, reason)
 
     async def _ask(
         self, member: str, method: str, path: str, kind: type[Answer], digests: Sequence[Digest] | None = None
@@ -121,11 +121,17 @@ class Members:
                 answer = await self._ask_again(member, method, path, body)
             found = _decoded(member, answer, kind)
         except TimeoutError:
-            return Unheard(member, self._regions.get(member, ""), f"no answer within {ASK_SECONDS:.0f} s")
+            return Unheard(member, self._region(member), f"no answer within {ASK_SECONDS:.0f} s")
         except PeerError as error:
-            return Unheard(member, self._regions.get(member, ""), str(error).removeprefix(f"{member}: "))
-        self._regions[member] = found.region
+            return Unheard(member, self._region(member), str(error).removeprefix(f"{member}: "))
+        if member not in self._here.met:
+            self._here.met[member] = MemberReport(member=member, region=found.region, store="")
         return found
+
+    def _region(self, member: str) -> str:
+        """As far as it is known."""
+        met = self._here.met.get(member)
+        return self._here.region if member == self._here.member else met.region if met else ""
 
     async def _ask_again(self, member: str, method: str, path: str, body: bytes | None) -> PeerAnswer:
         """A connection that was kept may have ended meanwhile: then once more."""

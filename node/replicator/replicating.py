@@ -42,9 +42,7 @@ async def replicating(launch: Launch, blobs: FilesystemStore) -> AsyncIterator[F
         )
         for beside in (peers.keep_warm(), _keep_house(fetcher, arrivals)):
             stack.push_async_callback(_cancel, asyncio.create_task(beside))
-        await stack.enter_async_context(
-            serve_replicator(fetcher, launch.replicator_socket, name_of=peers.directory.known_with_store)
-        )
+        await stack.enter_async_context(serve_replicator(fetcher, launch.replicator_socket, directory=peers.directory))
         yield fetcher
 
 

@@ -29,9 +29,9 @@ from consensus.names import Digest, StoreId
 from consensus.parts import are_parts_of
 from node.rpc import BOUNDS, RECONNECT, STATUS_SECONDS, pack, unpack, uri_of
 from replication import sources, stores
-from replication.chronicle import NameOf
+from replication.directory import Directory
 from replication.fetcher import Fetcher, FetcherStatus
-from replication.reports import ReplicatorReport
+from replication.reports import MemberReport, ReplicatorReport
 from replication.sources import TransferError, TransfersSilent, Wanted
 from replication.stores import StoreError
 from replication.transfer import HEARTBEAT_SECONDS
@@ -62,9 +62,9 @@ class ReplicatorStatus:
 
 
 class _Service:
-    def __init__(self, fetcher: Fetcher, name_of: NameOf) -> None:
+    def __init__(self, fetcher: Fetcher, directory: Directory | None) -> None:
         self._fetcher = fetcher
-        self._name_of = name_of
+        self._directory = directory
 
     def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         methods: dict[str, Any] = {
@@ -110,17 +110,19 @@ class _Service:
         return pack((os.getpid(), *astuple(status)))
 
     async def _report(self, request: bytes, _: Any) -> bytes:
-        return msgspec.msgpack.encode(self._fetcher.report(os.getpid(), self._name_of))
+        met = self._directory.met.values() if self._directory else ()
+        members = [MemberReport(member=each.member, region=each.region, store=each.store_id) for each in met]
+        return msgspec.msgpack.encode(self._fetcher.report(os.getpid(), members))
 
 
 @asynccontextmanager
 async def serve_replicator(
-    fetcher: Fetcher, socket: Path, *, name_of: NameOf = lambda store: None
+    fetcher: Fetcher, socket: Path, *, directory: Directory | None = None
 ) -> AsyncIterator[None]:
-    """Answers gateways while the block runs. The socket's path must be free. `name_of` says which member has a store.
-    Raises OSError."""
+    """Answers gateways while the block runs. The socket's path must be free. `directory` is of the other
+    members. Raises OSError."""
     server = grpc.aio.server(options=BOUNDS)
-    server.add_generic_rpc_handlers((_Service(fetcher, name_of).handler(),))
+    server.add_generic_rpc_handlers((_Service(fetcher, directory).handler(),))
     try:
         server.add_insecure_port(uri_of(socket))
     except RuntimeError as error:

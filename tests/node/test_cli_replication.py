@@ -146,6 +146,12 @@ def test_regions_are_completed(regions: Regions) -> None:
     assert complete("meridian", "replication", "status", "--region", "us") == ["us", "us-1"]
 
 
+def met(regions: Regions, region: int) -> set[str]:
+    """The members that the region's replicator knows."""
+    (own,) = Asked(regions, region, "status", "--json").json["members"]
+    return {each["member"] for each in own["replication"]["members"]}
+
+
 def watching(regions: Regions, output: int, **variables: str) -> subprocess.Popen[bytes]:
     folder = regions.cluster.regions[EU].folder
     environment = clean_environment({"MERIDIAN_CONFIG": str(folder.config_file), **variables})
@@ -185,12 +191,13 @@ def test_a_region_that_is_gone(regions: Regions) -> None:
     push_image(regions.clients[US], "gone")
     digest = layer_of("gone")
     assert Asked(regions, EU, "status", "--all").code == 0
-    assert Asked(regions, EU, "why", digest).code == 0  # now it is known whose store is whose
+    eventually(lambda: met(regions, EU) == {"us-1", "ap-1"}, 30)
     regions.kill(US)
+    eventually(lambda: regions.clients[EU].get("/v2/team/app/manifests/gone").status_code == 200, 60)
     status = Asked(regions, EU, "status", "--all")
     assert status.code == 3
     assert "us-1 [us]: ClientConnectorError" in status.out
-    away = Asked(regions, EU, "wait", "team/app:gone", "--regions", "us", "--timeout", "1")
+    away = Asked(regions, EU, "wait", "team/app:gone", "--regions", "us", "--timeout", "3")
     assert (away.code, away.out) == (3, "")
     assert "  us-1 [us]: cannot be reached: ClientConnectorError" in away.error
     lacking = Asked(regions, EU, "wait", "team/app:gone", "--regions", "ap", "--timeout", "12")

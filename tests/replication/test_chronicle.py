@@ -12,7 +12,7 @@ from consensus.names import Digest
 from node.blobs.filesystem import FilesystemStore
 from replication.chronicle import Chronicle, Meter
 from replication.fetcher import Fetcher
-from replication.reports import MAX_FAILURES, MAX_LAGS, RATE_SECONDS, ReplicatorReport
+from replication.reports import MAX_FAILURES, MAX_LAGS, RATE_SECONDS, MemberReport, ReplicatorReport
 from replication.sources import BlobNowhere, HoldersUnreachable
 from tests.replication.test_fetcher import OTHER, STORE, Gate, fetching, follow, idle, store
 
@@ -24,7 +24,7 @@ def digest(number: int) -> Digest:
 
 
 def report(fetcher: Fetcher) -> ReplicatorReport:
-    return fetcher.report(7, {STORE: "eu"}.get)
+    return fetcher.report(7, [MemberReport(member="eu", region="eu", store=STORE)])
 
 
 def test_a_rate_is_of_the_last_seconds() -> None:
@@ -51,7 +51,7 @@ def test_failures_are_bounded_and_the_newest_comes_first() -> None:
     for number in range(2 * MAX_FAILURES):
         chronicle.failed(digest(number), HoldersUnreachable("x" * 10000))
     chronicle.failed(digest(2 * MAX_FAILURES - 5), BlobNowhere("gone"))
-    found = chronicle.report((), pid=1, waiting=(), name_of=lambda store: None)
+    found = chronicle.report((), pid=1, waiting=(), members=())
     assert len(found.failures) == MAX_FAILURES
     first, second, *_ = found.failures
     assert (first.digest, first.cause, first.reason, first.times) == (str(digest(95)), "BlobNowhere", "gone", 2)
@@ -64,7 +64,7 @@ def test_lags_are_of_the_last_blobs() -> None:
     chronicle = Chronicle()
 
     def lag() -> tuple[object, ...]:
-        found = chronicle.report((), pid=1, waiting=(), name_of=lambda store: None).lag
+        found = chronicle.report((), pid=1, waiting=(), members=()).lag
         return (found.count, found.p50_seconds, found.p99_seconds)
 
     assert lag() == (0, None, None)

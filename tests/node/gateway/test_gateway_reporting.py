@@ -92,7 +92,7 @@ async def test_what_makes_no_sense_is_refused(cluster: Cluster) -> None:
             assert (await client.delete(path)).status_code == 405
             assert (await client.post(path + "/")).status_code == 404
         assert (await client.post(STATUS)).status_code == 405
-        many = [digest_of(b"%d" % number) for number in range(MAX_DIGESTS)]
+        many = [digest_of(b"absent %d" % number) for number in range(MAX_DIGESTS)]
         answer = await client.post(HOLDINGS, json={"digests": many})
         assert (answer.status_code, answer.json()["held"]) == (200, [])
 

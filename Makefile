@@ -47,7 +47,7 @@ soak: $(DEV) ## kill -9 everything ROUNDS times under load, half as often with p
 	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) / 5 )) --fault power
 	$(BIN)/meridian chaos regions --rounds $$(( $(ROUNDS) / 10 )) --fault partition --fault freeze
 	$(BIN)/meridian chaos fsyncs
-	MERIDIAN_IMAGES=$(ROUNDS) $(BIN)/python -m pytest -q tests/clients/test_skopeo_regions.py tests/clients/test_many_images.py
+	MERIDIAN_IMAGES=$(ROUNDS) $(BIN)/python -m pytest -q tests/clients/test_skopeo_regions.py tests/clients/test_many_images.py tests/chaos/lab/test_layers.py
 	MERIDIAN_KILLS=$(ROUNDS) $(BIN)/python -m pytest -q tests/node/test_fetch_crashes.py
 	@mkdir -p build
 	$(BIN)/meridian chaos simulate --seeds $(SEEDS) --state build/simulation.json

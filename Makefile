@@ -8,7 +8,7 @@ PYTEST ?= $(BIN)/python -m pytest
 ROUNDS ?= 100
 SEEDS ?= 2000
 
-.PHONY: up down test check format lock clean bench bench-wan conformance soak help
+.PHONY: up down test check format lock clean bench bench-wan bench-layers conformance soak help
 
 help: ## what can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -69,6 +69,10 @@ bench: $(RUNTIME) ## speed and memory beside docker-registry and nginx, to bench
 
 bench-wan: $(RUNTIME) ## commits, throughput and calm of three regions at emulated distances, to bench/RESULTS.md (MINUTES)
 	$(BIN)/python -m bench.wan --minutes $(or $(MINUTES),10)
+
+bench-layers: $(RUNTIME) ## layers fetched on demand between regions of the lab, to bench/RESULTS.md (needs root)
+	$(BIN)/python -m bench.fetching
+	$(BIN)/python -m bench.bulk
 
 clean: ## remove what make put here, but no data of a cluster
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -18,7 +18,12 @@ BASELINE = "docker-registry"
 OURS = "meridian"
 SERVERS = (OURS, BASELINE, "nginx")
 GB = 1_000_000_000
-OTHERS = ("Between regions", "A million manifests")  # of bench.wan and bench.million
+OTHERS = (
+    "Between regions",
+    "A million manifests",
+    "Layers on demand",
+    "Bulk path",
+)  # of bench.{wan,million,fetching,bulk}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from consensus.commands import EnrolProposer, Envelope
 from consensus.errors import LogFull
 from consensus.log import Entry
 from consensus.names import Digest, StoreId
+from consensus.parts import PartsHash
 from consensus.state import State
 from consensus.wal import Wal
 from node.authority import AuthorityError, publish
@@ -335,23 +336,25 @@ class ArrivalPart(BlobPart):
     """Blobs that come from other nodes: broken off, gone on with and committed."""
 
     name: ClassVar[str] = "arrivals"
-    _KEPT = 7000  # bytes that are there when it is broken off
+    _TEXT = "one " * 75  # long enough to have parts
+    _KEPT = 700_000  # bytes that are there when it is broken off, up to the middle of a part
 
     def act(self, folder: Path, promise: Tell) -> None:
         """One that comes whole."""
-        asyncio.run(self._fetch(folder, "one", "before", promise))
+        asyncio.run(self._fetch(folder, self._TEXT, "before", promise))
 
     def go_on(self, folder: Path, promise: Tell) -> None:
         """What was left counts only if it is what it should be."""
-        asyncio.run(self._fetch(folder, "one", "after", promise))
+        asyncio.run(self._fetch(folder, self._TEXT, "after", promise))
 
     async def _fetch(self, folder: Path, text: str, incarnation: str, promise: Tell) -> None:
-        content, digest = _content(text), _digest(text)
+        content, digest, parts = _content(text), _digest(text), PartsHash()
+        parts.update(content)
         with closing(self._store(folder)) as store:
             arrivals = FilesystemArrivals.open(folder / "arrivals", store, incarnation=incarnation)
             for stop in (self._KEPT, len(content)):
-                arrival = await arrivals.take_up(digest, len(content))
-                await arrival.write(0, content[arrival.pieces.reached(0) : stop])
+                arrival = await arrivals.take_up(digest, len(content), parts.digests(len(content)))
+                assert await arrival.write(0, content[arrival.pieces.reached(0) : stop])
                 if stop < len(content):
                     await arrival.suspend()
             await arrival.commit(digest)

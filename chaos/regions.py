@@ -178,7 +178,7 @@ def regions(
         yield Regions(authority.cluster_id, nodes, ways, mounts)
 
 
-def membership(cluster_id: str, known: Mapping[str, Sequence[str]]) -> str:
+def membership(cluster_id: str, known: Mapping[str, Sequence[str]], *, congestion_control: str = "") -> str:
     """What a member's configuration says of its cluster: where it reaches the keeper of each member, and that one's
     gateways for transfers (HOST:PORT each), and its certificate, which lies in `tls/`."""
     listed = [f'"{name}={peers}/{transfers.rpartition(":")[2]}"' for name, (peers, transfers) in known.items()]
@@ -189,4 +189,5 @@ members = [{", ".join(listed)}]
 ca = "tls/ca.crt"
 certificate = "tls/node.crt"
 key = "tls/node.key"
+congestion_control = "{congestion_control}"
 """

@@ -32,7 +32,8 @@ def apply_command(step: Step, command: Command) -> Outcome:
 
 
 def record_blobs(step: Step, command: RecordBlobs) -> Outcome:
-    """All of the blobs or none: one that is known with another size refuses the command."""
+    """All of the blobs or none: one that is known with another size refuses the command. The first parts that are told
+    of a blob stay."""
     sizes: dict[bytes, int] = {}
     for blob in command.blobs:
         if sizes.setdefault(blob.digest.packed, blob.size_bytes) != blob.size_bytes:
@@ -43,6 +44,8 @@ def record_blobs(step: Step, command: RecordBlobs) -> Outcome:
     if wrong:
         return step.refused(Reason.SIZE_MISMATCH, wrong)
     blobs = [known[digest][0] if digest in known else _add_blob(step, digest, sizes[digest]) for digest in sizes]
+    told = [(blob.parts, blob.digest.packed) for blob in command.blobs if blob.parts]
+    step.write_many("UPDATE blobs SET parts = ? WHERE digest = ? AND parts = x''", told)
     store = _store(step, command.store)
     step.write_many("INSERT OR IGNORE INTO holders VALUES (?, ?)", [(blob, store) for blob in blobs])
     repository = raise_repository(step, command.repository)
@@ -116,7 +119,7 @@ def delete_tag(step: Step, command: DeleteTag) -> Outcome:
 
 
 def _add_blob(step: Step, digest: bytes, size_bytes: int) -> int:
-    query = "INSERT INTO blobs (digest, size_bytes, pushed_ms) VALUES (?, ?, ?)"
+    query = "INSERT INTO blobs (digest, size_bytes, pushed_ms, parts) VALUES (?, ?, ?, x'')"
     return step.insert(query, digest, size_bytes, step.now_ms)
 
 

@@ -38,6 +38,7 @@ from consensus.commands import (
 )
 from consensus.errors import InvalidCommand, InvalidName
 from consensus.names import Digest, RepositoryName, StoreId, Tag, parse_media_type
+from consensus.parts import are_parts_of
 
 MAX_PARTS = 64  # of one staged manifest: 4 MiB in parts of 96 KiB take 43
 MAX_TIME_MS = 253_402_300_800_000  # the year 10000: keeps log time far from 64 bits, whatever is proposed
@@ -259,7 +260,7 @@ def _parse_enrol(name: object) -> EnrolProposer:
 
 
 def _pack_record(command: RecordBlobs) -> tuple[Any, ...]:
-    blobs = [(blob.digest.packed, blob.size_bytes) for blob in command.blobs]
+    blobs = [(blob.digest.packed, blob.size_bytes, blob.parts) for blob in command.blobs]
     return command.repository.value, command.store, blobs
 
 
@@ -271,8 +272,11 @@ def _parse_record(repository: object, store: object, blobs: object) -> RecordBlo
 
 
 def _blob_fact(value: object) -> BlobFact:
-    digest, size_bytes = _array(value)
-    return BlobFact(_digest(digest), _integer(size_bytes))
+    digest, size_bytes, parts = _array(value)
+    fact = BlobFact(_digest(digest), _integer(size_bytes), _binary(parts))
+    if not are_parts_of(fact.parts, fact.size_bytes):
+        raise InvalidCommand(f"{len(fact.parts)} bytes are not the digests of the parts of {fact.size_bytes} bytes")
+    return fact
 
 
 def _pack_mount(command: MountBlob) -> tuple[Any, ...]:

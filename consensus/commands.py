@@ -13,7 +13,7 @@ from enum import Enum, StrEnum
 
 from consensus.names import Digest, RepositoryName, StoreId, Tag
 
-VERSION = 1
+VERSION = 2
 MAX_COMMAND_BYTES = 128 * 1024
 MAX_STAGED_PART_BYTES = 96 * 1024
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
@@ -31,10 +31,12 @@ Expected = Digest | Absent | None  # None: whatever is there
 
 @dataclass(frozen=True, slots=True)
 class BlobFact:
-    """A verified blob: its digest and its size."""
+    """A verified blob: its digest, its size and the digests of its parts (`consensus.parts`), one after the other; none
+    where it has no parts, or they are not known."""
 
     digest: Digest
     size_bytes: int
+    parts: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

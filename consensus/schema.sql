@@ -23,11 +23,13 @@ CREATE TABLE stores (
   name TEXT NOT NULL UNIQUE
 ) STRICT;
 
+-- `parts` are the digests of a blob's parts (consensus.parts), empty where they are not known.
 CREATE TABLE blobs (
   id INTEGER PRIMARY KEY,
   digest BLOB NOT NULL UNIQUE,
   size_bytes INTEGER NOT NULL,
-  pushed_ms INTEGER NOT NULL -- the log time at which it was first recorded
+  pushed_ms INTEGER NOT NULL, -- the log time at which it was first recorded
+  parts BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE holders (

@@ -41,7 +41,7 @@ _HOLDERS = (
     "SELECT s.name FROM blobs b CROSS JOIN holders h ON h.blob = b.id CROSS JOIN stores s ON s.id = h.store"
     " WHERE b.digest = ? ORDER BY h.store"
 )
-_FACTS = "SELECT size_bytes, pushed_ms FROM blobs WHERE digest = ?"
+_FACTS = "SELECT size_bytes, pushed_ms, parts FROM blobs WHERE digest = ?"
 _LINKS = (
     "SELECT r.name FROM blobs b CROSS JOIN links l ON l.blob = b.id CROSS JOIN repositories r ON r.id = l.repository"
     " WHERE b.digest = ? ORDER BY l.repository LIMIT ?"
@@ -79,6 +79,10 @@ _REFERRERS = (
 _ALL_REFERRERS = f"{_REFERRERS} ORDER BY f.digest LIMIT ?4"
 _REFERRERS_OF_TYPE = f"{_REFERRERS} AND f.artifact_type = ?5 ORDER BY f.digest LIMIT ?4"
 _LINKED = "SELECT digest FROM blobs CROSS JOIN links ON blob = id AND repository = ? WHERE digest IN"
+_HELD = (
+    "SELECT b.digest FROM stores s CROSS JOIN blobs b CROSS JOIN holders h ON h.blob = b.id AND h.store = s.id"
+    " WHERE s.name = ? AND b.digest IN"
+)
 _PRESENT = "SELECT digest FROM contents CROSS JOIN manifests ON content = id AND repository = ? WHERE digest IN"
 
 MAX_NAMING = 4
@@ -105,10 +109,11 @@ class BlobView:
 @dataclass(frozen=True, slots=True)
 class BlobFacts:
     """What the log knows of a blob: `pushed_ms` is the log time at which it was first recorded, about when its first
-    push was acknowledged."""
+    push was acknowledged, `parts` the digests of its parts, empty where they are not known."""
 
     size_bytes: int
     pushed_ms: int
+    parts: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,12 @@ class Views:
     def holders(self, digest: Digest) -> list[StoreId]:
         """The stores that hold a blob, whichever repository has it: only for who may see one that does."""
         return [StoreId(name) for name in _names(self._reader.connection(), _HOLDERS, digest.packed)]
+
+    def held(self, store: StoreId, digests: Sequence[Digest]) -> set[Digest]:
+        """Those of the blobs that the store is known to hold."""
+        packed = [digest.packed for digest in digests]
+        rows = select_in(self._reader.connection(), _HELD, (store,), packed)
+        return {Digest.from_bytes(digest) for (digest,) in rows}
 
     def facts(self, digest: Digest) -> BlobFacts | None:
         """A blob, whichever repository has it; None if the log knows none."""

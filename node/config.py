@@ -144,6 +144,14 @@ class Cluster(Section, frozen=True):
     ca: Annotated[str, Meta(description="PEM file, the certificate of the cluster's CA")] = ""
     certificate: Annotated[str, Meta(description="PEM file, the certificate of this node")] = ""
     key: Annotated[str, Meta(description="PEM file with the certificate's private key")] = ""
+    congestion_control: Annotated[
+        str,
+        Meta(pattern=r"^[a-z0-9_-]{0,15}\Z"),
+        Meta(
+            description="what TCP does about loss where blobs travel between nodes: the name of an algorithm of the "
+            "kernel, such as bbr or cubic; empty for the kernel's own choice"
+        ),
+    ] = ""
 
     @property
     def addresses(self) -> dict[str, str]:

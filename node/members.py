@@ -11,4 +11,5 @@ def other_members(config: Config) -> Peers:
     """The way to them, for bytes and for requests; the caller closes it. Raises ssl.SSLError, OSError."""
     addresses = config.cluster.transfer_addresses
     del addresses[config.node.name]
-    return Peers(addresses, config.cluster.id, asking_context(config.cluster))
+    cluster = config.cluster
+    return Peers(addresses, cluster.id, asking_context(cluster), congestion_control=cluster.congestion_control)

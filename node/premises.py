@@ -26,6 +26,7 @@ MAX_SOCKET_PATH_BYTES = 100
 MAX_DATA_PATH_BYTES = 440  # SQLite takes paths of 512, and its files lie below
 
 _POLL_SECONDS = 0.05
+_CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
 class PremisesRefused(Exception):
@@ -61,6 +62,8 @@ def occupied(config: Config) -> Iterator[Premises]:
         admin = stack.enter_context(_listening(config.listen.admin))
         alone = not config.cluster.members
         transfers = None if alone else stack.enter_context(_listening(config.listen.transfers))
+        if transfers and config.cluster.congestion_control:
+            _control_congestion(transfers, config.cluster.congestion_control)
         yield Premises(identity, runtime, registry, admin, transfers)
 
 
@@ -153,6 +156,20 @@ def _listening(address: str) -> Iterator[socket.socket]:
                 time.sleep(_POLL_SECONDS)
         listener.listen(BACKLOG)
         yield listener
+
+
+def _control_congestion(listener: socket.socket, algorithm: str) -> None:
+    """For every connection that it accepts."""
+    try:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, algorithm.encode())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            available = _CONGESTION_CONTROLS.read_text("ascii").split()
+            raise PremisesRefused(
+                f"[cluster] congestion_control: {algorithm} cannot be had here ({error.strerror}), but "
+                f"{', '.join(available)}"
+            ) from error
+        raise PremisesRefused(f"[cluster] congestion_control: {algorithm}: {error.strerror}") from error
 
 
 def address_of(listener: socket.socket) -> str:

@@ -191,8 +191,10 @@ class Registry:
 
     # Blobs
 
-    async def blob(self, repository: RepositoryName, digest: Digest) -> BlobView:
-        """A blob of the repository. Raises BlobUnknown."""
+    async def blob(self, repository: RepositoryName, digest: Digest, *, is_read: bool = False) -> BlobView:
+        """A blob of the repository; if `is_read`, its bytes are wanted next. Raises BlobUnknown."""
+        if is_read:
+            await self._foresee(repository, digest)
         unconfirmed = None
         try:
             await self._fresh()
@@ -275,10 +277,18 @@ class Registry:
         await self._fresh()
         return partial(self._views.referrers, repository, subject, artifact_type)
 
+    async def _foresee(self, repository: RepositoryName, digest: Digest) -> None:
+        """Has bytes that are not here set out while it is confirmed that they may be read: both take a round trip."""
+        if self._elsewhere and (view := self._views.blob(repository, digest)):
+            try:
+                await self._blobs.stat(digest)
+            except BlobNotFound:
+                self._elsewhere.ahead([self._wanted(digest, view.size_bytes)])
+
     def _wanted(self, digest: Digest, size_bytes: int) -> Wanted:
         holders = tuple(store for store in self._views.holders(digest) if store != self._blobs.store_id)
         facts = self._views.facts(digest)
-        return Wanted(digest, size_bytes, holders, pushed_ms=facts.pushed_ms if facts else 0)
+        return Wanted(digest, size_bytes, holders, *((facts.parts, facts.pushed_ms) if facts else ()))
 
     def _decide(self, repository: RepositoryName, facts: ManifestFacts, undecided: frozenset[Digest]) -> ManifestFacts:
         """Children that are blobs here, and no manifests, are taken for blobs."""

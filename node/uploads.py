@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from consensus.commands import BlobFact, RecordBlobs
+from consensus.commands import RecordBlobs
 from consensus.names import Digest, RepositoryName
 from consensus.proposer import Proposer
 from consensus.views import Views
@@ -151,8 +151,7 @@ class Uploads:
             raise UploadLengthWrong(f"{received} bytes came, {span.length} were announced")
 
     async def _commit(self, repository: RepositoryName, upload: Upload, digest: Digest) -> None:
-        size_bytes = await upload.commit(digest)
-        fact = BlobFact(digest, size_bytes)
+        fact = await upload.commit(digest)
         await carry_out(self._proposer, RecordBlobs(repository, self._blobs.store_id, (fact,)))
         with suppress(StoreError):  # the blob is in the log: what is left of the upload is the reaper's
             await upload.abort()

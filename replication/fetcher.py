@@ -10,24 +10,19 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from consensus import clock
-from consensus.names import Digest
+from consensus.names import Digest, StoreId
 from replication.blame import Blame
 from replication.chronicle import Chronicle, Members
+from replication.hearsay import Hearsay
+from replication.inventory import HEARD_SECONDS, Copies, NoCopies
 from replication.reports import ReplicatorReport
 from replication.schedule import MOST_FLOWS
-from replication.sources import (
-    BlobNowhere,
-    HoldersUnreachable,
-    Source,
-    TransferError,
-    TransferFalse,
-    TransfersBusy,
-    Wanted,
-)
+from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferError, TransfersBusy, Wanted
 from replication.stores import ArrivalStore, BlobStore
 from replication.transfer import Following, Transfer
 
@@ -71,12 +66,22 @@ class FetcherStatus:
 class Fetcher:
     """The transfers of a node. Used as a context manager, at whose end all of them are cut off, to be resumed."""
 
-    def __init__(self, source: Source, blobs: BlobStore, arrivals: ArrivalStore, *, observe: Observe) -> None:
-        """`arrivals` end in `blobs`. `observe` is told of each transfer."""
+    def __init__(
+        self,
+        source: Source,
+        blobs: BlobStore,
+        arrivals: ArrivalStore,
+        *,
+        observe: Observe,
+        copies: Copies | None = None,
+    ) -> None:
+        """`arrivals` end in `blobs`. `observe` is told of each transfer, `copies` of each that has brought its blob."""
         self._source = source
         self._blobs = blobs
         self._arrivals = arrivals
         self._observe = observe
+        self._hears = copies is not None
+        self._copies = copies or NoCopies()
         self._blame = Blame()
         self._chronicle = Chronicle()
         self._transfers: dict[Digest, Transfer] = {}
@@ -140,8 +145,8 @@ class Fetcher:
         self._go_ahead()
 
     def _begin(self, wanted: Wanted) -> Transfer:
-        wanted = self._blame.without_suspects(wanted, clock.monotonic())
-        transfer = Transfer(wanted, self._source, spread=not self._blame.is_doubted(wanted.digest))
+        wanted = self._blame.without_suspects(self._with_copies(wanted), clock.monotonic())
+        transfer = Transfer(wanted, self._source, self._hearsay(wanted))
         self._transfers[wanted.digest] = transfer
         self._chronicle.began(wanted.digest)
         task = asyncio.get_running_loop().create_task(self._run(transfer))
@@ -149,10 +154,25 @@ class Fetcher:
         task.add_done_callback(self._tasks.discard)
         return transfer
 
+    def _with_copies(self, wanted: Wanted) -> Wanted:
+        others = (store for store in self._copies.holders(wanted.digest) if store != self._blobs.store_id)
+        return replace(wanted, holders=tuple(dict.fromkeys((*wanted.holders, *others))))
+
+    def _hearsay(self, wanted: Wanted) -> Hearsay:
+        patience_seconds = HEARD_SECONDS if self._hears else 0.0
+        return Hearsay(partial(self._look_again, wanted), patience_seconds, self._copies.untrue)
+
+    def _look_again(self, wanted: Wanted) -> Sequence[StoreId]:
+        """The holders that are known by now, but for those that have given wrong bytes."""
+        try:
+            return self._blame.without_suspects(self._with_copies(wanted), clock.monotonic()).holders
+        except HoldersUnreachable:
+            return ()
+
     def _go_ahead(self) -> None:
         while self._ahead and sum(not each.asked for each in self._transfers.values()) < AHEAD_TRANSFERS:
             wanted = self._ahead.popleft()
-            if wanted.digest not in self._transfers and wanted.holders:
+            if wanted.digest not in self._transfers and self._with_copies(wanted).holders:
                 try:
                     self._begin(wanted)
                 except HoldersUnreachable as error:
@@ -188,10 +208,13 @@ class Fetcher:
                 log.error("blob_lost", extra=fields)
             else:
                 log.warning("blob_not_fetched", extra=fields)
-        if isinstance(failure, TransferFalse):
-            self._blame.false(digest, transfer.givers, alone=transfer.alone, now=clock.monotonic())
-        elif not failure:
-            self._blame.right(digest)
+        if transfer.disbelieved:
+            log.error("parts_disbelieved", extra={"digest": str(digest), "stores": sorted(transfer.wanted.holders)})
+        if transfer.liars:
+            log.warning("wrong_bytes_given", extra={"digest": str(digest), "stores": sorted(transfer.liars)})
+            self._blame.suspect(digest, transfer.liars, clock.monotonic())
+        if not failure:
+            self._copies.kept(digest)
         outcome = type(failure).__name__ if failure else "kept"
         troubles = {str(trouble): count for trouble, count in transfer.troubles.items()}
         lag_seconds = None if failure else _lag_seconds(transfer.wanted)

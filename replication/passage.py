@@ -3,40 +3,112 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import partial
 
 from consensus import clock
 from consensus.names import StoreId
 from replication.blame import Blame
+from replication.directory import BlobNotHeld, PeerError, PeerWrong
 from replication.fetcher import Observe, TransferRecord
-from replication.sources import Gathering, Source, TransferError, TransferFalse, TransfersBusy, Wanted
-from replication.transfer import HELD_BACK_BYTES
+from replication.proof import Proof, Proving
+from replication.sources import (
+    BlobNowhere,
+    HoldersUnreachable,
+    Source,
+    TransferError,
+    TransferFalse,
+    TransfersBusy,
+    Wanted,
+    require_size,
+)
+from replication.stores import StoreFull
 
 MAX_PASSAGES = 8
+ROUNDS = 4  # through the holders, as long as each round brings something
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class Gathering:
+    """A blob's bytes in order from `offset`, where a part begins, to before `stop`, where one ends: part by part, each
+    from one holder and proven. `liars` are holders that gave a wrong one."""
+
+    source: Source
+    wanted: Wanted
+    proof: Proof
+    offset: int
+    stop: int
+    received_bytes: int = 0  # right or wrong
+    liars: set[StoreId] = field(default_factory=set)
+    _without: set[StoreId] = field(default_factory=set)
+    _last: str = "no other store is known to hold the blob"
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """To be iterated once, and closed. Raises HoldersUnreachable, BlobNowhere, TransferFalse."""
+        for _ in range(ROUNDS):
+            before = self.offset
+            for store in sorted(self.wanted.holders, key=self.source.distance):
+                async with aclosing(self._from(store)) as parts:
+                    async for part in parts:
+                        yield part
+                if self.offset == self.stop:
+                    return
+            if self.offset == before:
+                break
+        digest = self.wanted.digest
+        if self.liars and self.liars | self._without == {*self.wanted.holders}:
+            raise TransferFalse("whoever has the blob gives wrong bytes", digest)
+        if self._without.issuperset(self.wanted.holders) and self.wanted.holders:
+            raise BlobNowhere("none of the stores that should hold the blob has it", digest)
+        raise HoldersUnreachable(self._last, digest)
+
+    async def _from(self, store: StoreId) -> AsyncGenerator[bytes, None]:
+        if store in self._without | self.liars or self.offset == self.stop:
+            return
+        proving, gathered = Proving(self.proof, self.offset), bytearray()
+        try:
+            async with self.source.blob(store, self.wanted.digest, self.offset, self.stop) as stream:
+                require_size(stream, self.wanted.size_bytes)
+                async for chunk in stream.chunks:
+                    if proving.position + len(chunk) > self.stop:
+                        raise PeerWrong("a holder sends more than was asked for")
+                    self.received_bytes += len(chunk)
+                    gathered += chunk
+                    right = proving.add(chunk)
+                    part = bytes(memoryview(gathered)[: proving.proven - self.offset])
+                    if part:
+                        del gathered[: len(part)]
+                        self.offset = proving.proven
+                        yield part
+                    if not right:
+                        self.liars.add(store)
+                        raise PeerWrong("a holder gives wrong bytes")
+        except BlobNotHeld:
+            self._without.add(store)
+        except PeerError as error:
+            self._last = str(error)
+
+
 class Passage:
-    """A BlobReader of `start` to `stop` that is read once, in order. All of the blob is received, however little of it
-    is wanted: otherwise there would be no telling whether it is the right one."""
+    """A BlobReader of `start` to `stop` that is read once, in order. Received are the parts which have any of that, and
+    shown is what is proven."""
 
     def __init__(
-        self, wanted: Wanted, source: Source, start: int, stop: int, *, closed: Callable[[Passage], None]
+        self, wanted: Wanted, gathering: Gathering, start: int, stop: int, *, closed: Callable[[Passage], None]
     ) -> None:
         """`closed` is called once; it sees to `end`."""
         self.wanted = wanted
+        self.gathering = gathering
         self.failure: TransferError | None = None
         self._stop = stop
         self._position = start  # the window begins here
-        self._gathering = Gathering(source, wanted)
-        self._chunks = self._gathering.chunks()
-        self._hash = hashlib.new(wanted.digest.algorithm)
+        self._parts = gathering.parts()
         self._window = bytearray()
-        self._verified = False
         self._closed = closed
         self._open = True
 
@@ -45,21 +117,11 @@ class Passage:
         """See BlobReader."""
         return self.wanted.size_bytes
 
-    @property
-    def received_bytes(self) -> int:
-        """So many have come, right or wrong."""
-        return self._gathering.offset
-
-    @property
-    def givers(self) -> frozenset[StoreId]:
-        """The stores that they came from."""
-        return frozenset(self._gathering.givers)
-
     async def ready(self) -> None:
         """Waits until the first bytes can be read. Raises TransferError."""
         try:
-            while not self._verified and len(self._window) <= HELD_BACK_BYTES:
-                await self._take_chunk()
+            while not self._window and self._position < self._stop:
+                await self._take_part()
         except TransferError as error:
             self.failure = error
             raise
@@ -69,8 +131,7 @@ class Passage:
         if offset != self._position:
             raise ValueError(f"a passage goes on at {self._position}, not at {offset}")
         await self.ready()
-        free = len(self._window) if self._verified else len(self._window) - HELD_BACK_BYTES
-        piece = bytes(self._window[: min(length, free)])
+        piece = bytes(memoryview(self._window)[:length])
         del self._window[: len(piece)]
         self._position += len(piece)
         return piece
@@ -83,20 +144,12 @@ class Passage:
 
     async def end(self) -> None:
         """Lets go of the source."""
-        await self._chunks.aclose()
+        await self._parts.aclose()
 
-    async def _take_chunk(self) -> None:
-        try:
-            chunk = await anext(self._chunks)
-        except StopAsyncIteration:
-            if self._hash.hexdigest() != self.wanted.digest.hex:
-                raise TransferFalse("what came is not what the digest says", self.wanted.digest) from None
-            self._verified = True
-            return
-        self._hash.update(chunk)
-        begin = self._gathering.offset - len(chunk)
-        first = self._position + len(self._window) - begin
-        self._window += memoryview(chunk)[max(first, 0) : max(self._stop - begin, 0)]
+    async def _take_part(self) -> None:
+        part = await anext(self._parts)
+        begin = self.gathering.offset - len(part)
+        self._window += memoryview(part)[max(self._position - begin, 0) : max(self._stop - begin, 0)]
 
 
 class Passages:
@@ -111,13 +164,18 @@ class Passages:
         self._ending: set[asyncio.Task[None]] = set()
 
     async def open(self, wanted: Wanted, start: int, stop: int) -> Passage:
-        """A reader of the bytes from `start` to before `stop`, once the first of them are there. Raises
-        TransferError."""
+        """A reader of the bytes from `start` to before `stop`, once the first of them are there. Raises TransferError,
+        and StoreFull for a blob of which nothing is proven before all of it is there."""
+        proof = wanted.proof
+        if proof is None:
+            raise StoreFull("there is no room for the blob, and its parts are not known")
         if self._open >= MAX_PASSAGES:
             raise TransfersBusy(f"{MAX_PASSAGES} blobs are passing through already", wanted.digest)
         wanted = self._blame.without_suspects(wanted, clock.monotonic())
         self._open += 1
-        passage = Passage(wanted, self._source, start, stop, closed=partial(self._closed, clock.monotonic()))
+        last = proof.stop(stop - 1) if start < stop else proof.start(start)
+        gathering = Gathering(self._source, wanted, proof, proof.start(start), last)
+        passage = Passage(wanted, gathering, start, stop, closed=partial(self._closed, clock.monotonic()))
         try:
             await passage.ready()
         except BaseException:
@@ -136,10 +194,10 @@ class Passages:
         task.add_done_callback(self._ending.discard)
         failure, digest, now = passage.failure, passage.wanted.digest, clock.monotonic()
         if failure:
-            fields = {"digest": str(digest), "reason": str(failure), "stores": sorted(passage.givers)}
+            fields = {"digest": str(digest), "reason": str(failure), "stores": sorted(passage.wanted.holders)}
             log.warning("blob_not_passed", extra=fields)
-        if isinstance(failure, TransferFalse):
-            # One that broke off in between was followed by another: not to ask either of them costs a pull or two.
-            self._blame.false(digest, passage.givers, alone=True, now=now)
+        if liars := passage.gathering.liars:
+            log.warning("wrong_bytes_given", extra={"digest": str(digest), "stores": sorted(liars)})
+            self._blame.suspect(digest, liars, now)
         outcome = type(failure).__name__ if failure else "passed"
-        self._observe(TransferRecord(outcome, now - began, passage.received_bytes, {}))
+        self._observe(TransferRecord(outcome, now - began, passage.gathering.received_bytes, {}))

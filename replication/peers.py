@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -54,13 +56,32 @@ class BlobStream:
     chunks: AsyncIterator[bytes]
 
 
-class Peers:
-    """The other members of a cluster, by their names. `addresses` are host:port of their transfers listeners."""
+def _socket(congestion_control: bytes, address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control)
+    except OSError:
+        made.close()
+        raise
+    return made
 
-    def __init__(self, addresses: Mapping[str, str], cluster_id: str, tls: ssl.SSLContext) -> None:
+
+class Peers:
+    """The other members of a cluster, by their names. `addresses` are host:port of their transfers listeners;
+    `congestion_control` is the kernel's name for what TCP does about loss, "" for the kernel's choice."""
+
+    def __init__(
+        self, addresses: Mapping[str, str], cluster_id: str, tls: ssl.SSLContext, *, congestion_control: str = ""
+    ) -> None:
         self._addresses = dict(addresses)
         self._cluster_id = cluster_id
-        connector = aiohttp.TCPConnector(ssl=tls, limit=MAX_CONNECTIONS, keepalive_timeout=IDLE_SECONDS)
+        connector = aiohttp.TCPConnector(
+            ssl=tls,
+            limit=MAX_CONNECTIONS,
+            keepalive_timeout=IDLE_SECONDS,
+            socket_factory=partial(_socket, congestion_control.encode()) if congestion_control else None,
+        )
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,

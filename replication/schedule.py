@@ -5,12 +5,13 @@ holder, and beyond some to the next nearest too; how many there are is found by 
 that comes too slowly is asked for a second time, elsewhere if there is an elsewhere, and whoever is first counts: a
 holder that was overtaken so stands back from then on. One that fails is left alone for a moment; after two failures
 with nothing to speak of in between it is given up, but not while something has come a short while ago. One that
-answers something else than was asked, or does not have the blob, is not asked again.
+answers something else than was asked, gives wrong bytes, or does not have the blob, is not asked again. Where several
+gave bytes of a part that is wrong, their piece is in *doubt*: it is asked of one at a time, until that part is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -66,6 +67,7 @@ class Flow:
     window_bytes: int = 0
     rate: float | None = None  # bytes per second, over the last window; None before there was one
     lean_since: float | None = None
+    void: bool = False  # what it brings does not count any more
 
     def brought(self, count: int, now: float) -> None:
         """So many bytes have come."""
@@ -99,6 +101,7 @@ class _Standing:
     flows: int = 0
     without: bool = False
     wrong: bool = False
+    lied: bool = False
 
 
 class Schedule:
@@ -116,6 +119,7 @@ class Schedule:
     ) -> None:
         self.most_flows = most_flows
         self.flows: set[Flow] = set()
+        self.doubted: set[int] = set()  # pieces
         self._pieces = pieces
         self._standings = {holder: _Standing(holder) for holder in holders}
         self._distance = distance
@@ -127,6 +131,17 @@ class Schedule:
     def lost(self) -> bool:
         """Whether every holder says that it does not have the blob."""
         return bool(self._standings) and all(standing.without for standing in self._standings.values())
+
+    @property
+    def deceived(self) -> bool:
+        """Whether everybody who has the blob has given wrong bytes."""
+        standings = self._standings.values()
+        return any(each.lied for each in standings) and all(each.lied or each.without for each in standings)
+
+    def admit(self, holders: Iterable[StoreId]) -> None:
+        """These may be asked too, from now on."""
+        for holder in holders:
+            self._standings.setdefault(holder, _Standing(holder))
 
     def next(self, needs: Sequence[int], now: float) -> Flow | None:
         """A flow to begin; None if there is none for now. `needs` are the bytes that somebody waits for, the most
@@ -170,11 +185,22 @@ class Schedule:
             standing.strikes += 1
             standing.struck_at, standing.rests_until, standing.brought_since = now, now + rest, 0
 
+    def expose(self, holder: StoreId) -> None:
+        """A holder has given wrong bytes."""
+        self._standings[holder].wrong = self._standings[holder].lied = True
+        for flow in self.flows:
+            flow.void = flow.void or flow.holder == holder
+
+    def drop(self, piece: int) -> None:
+        """What was not proven of the piece is gone, and what is under way would not follow on what is left."""
+        for flow in self.flows:
+            flow.void = flow.void or flow.piece == piece
+
     def overdue(self, now: float) -> list[Flow]:
-        """Flows to be cut: those that bring next to nothing, and those whose piece others have made whole."""
+        """Flows to be cut: those that are void, that bring next to nothing, or whose piece others have made whole."""
         for flow in self.flows:
             flow.look(now)
-        return [flow for flow in self.flows if self._is_overtaken(flow) or self.is_stalled(flow, now)]
+        return [flow for flow in self.flows if flow.void or self._is_overtaken(flow) or self.is_stalled(flow, now)]
 
     def is_stalled(self, flow: Flow, now: float) -> bool:
         """Whether so little has come for so long that it has to be given up."""
@@ -236,16 +262,25 @@ class Schedule:
         for flow in sorted(self.flows, key=lambda flow: flow.piece):
             if pieces.count(flow.piece) > 1 or self._pieces.is_whole(flow.piece):
                 continue
+            if flow.piece in self.doubted:
+                flow.void = flow.void or (self._is_silent(flow, now) and self._could_be_elsewhere(flow, now))
+                continue
             if self._is_tardy(flow, now) or self._is_late(flow, now):
                 return self._begin(flow.piece, now, but=flow.holder)
         return None
 
     def _is_tardy(self, flow: Flow, now: float) -> bool:
-        distance = min(self._distance(flow.holder), SILENCE_SECONDS)
-        if now - flow.heard > max(SILENCE_SECONDS, 4 * distance) + self._backlog_seconds(now):
+        if self._is_silent(flow, now):
             return True
         rates = [other.rate for other in self.flows if other.rate is not None]
         return flow.rate is not None and flow.rate < TARDY_SHARE * sum(rates) / len(rates)
+
+    def _is_silent(self, flow: Flow, now: float) -> bool:
+        distance = min(self._distance(flow.holder), SILENCE_SECONDS)
+        return now - flow.heard > max(SILENCE_SECONDS, 4 * distance) + self._backlog_seconds(now)
+
+    def _could_be_elsewhere(self, flow: Flow, now: float) -> bool:
+        return self._pick(now, flow.holder) not in (None, self._standings[flow.holder])
 
     def _backlog_seconds(self, now: float) -> float:
         """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything."""
@@ -257,7 +292,7 @@ class Schedule:
 
     def _is_late(self, flow: Flow, now: float) -> bool:
         """Of one of the last flows: whether somebody else might be much quicker."""
-        if flow.rate is None or self._pick(now, flow.holder) in (None, self._standings[flow.holder]):
+        if flow.rate is None or not self._could_be_elsewhere(flow, now):
             return False
         return self._pieces.stop(flow.piece) - flow.position > flow.rate * TARDY_SECONDS
 

@@ -11,15 +11,14 @@ TransferError
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from consensus.names import Digest, StoreId
-from replication.directory import BlobNotHeld, PeerError, PeerWrong
-
-ROUNDS = 4  # through the holders, as long as each round brings something
+from replication.directory import PeerWrong
+from replication.proof import Proof
 
 
 class TransferError(Exception):
@@ -83,53 +82,13 @@ class Wanted:
     digest: Digest
     size_bytes: int
     holders: tuple[StoreId, ...]
-    pushed_ms: int = 0
+    parts: bytes = b""  # their digests, see BlobFact
+    pushed_ms: int = 0  # by log time; 0: unknown
 
-
-@dataclass(slots=True)
-class Gathering:
-    """All of a blob's bytes in order, unverified. `givers` are those who gave any of them."""
-
-    source: Source
-    wanted: Wanted
-    offset: int = 0
-    givers: set[StoreId] = field(default_factory=set)
-    _without: set[StoreId] = field(default_factory=set)
-    _last: str = "no other store is known to hold the blob"
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """To be iterated once, and closed. Raises HoldersUnreachable, BlobNowhere."""
-        for _ in range(ROUNDS):
-            before = self.offset
-            for store in sorted(self.wanted.holders, key=self.source.distance):
-                async with aclosing(self._from(store)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-                if self.offset == self.wanted.size_bytes:
-                    return
-            if self.offset == before:
-                break
-        if self._without.issuperset(self.wanted.holders) and self.wanted.holders:
-            raise BlobNowhere("none of the stores that should hold the blob has it", self.wanted.digest)
-        raise HoldersUnreachable(self._last, self.wanted.digest)
-
-    async def _from(self, store: StoreId) -> AsyncGenerator[bytes, None]:
-        size_bytes = self.wanted.size_bytes
-        if store in self._without or self.offset == size_bytes:
-            return
-        try:
-            async with self.source.blob(store, self.wanted.digest, self.offset, size_bytes) as stream:
-                require_size(stream, size_bytes)
-                async for chunk in stream.chunks:
-                    if self.offset + len(chunk) > size_bytes:
-                        raise PeerWrong("a holder sends more than the blob has")
-                    self.offset += len(chunk)
-                    self.givers.add(store)
-                    yield chunk
-        except BlobNotHeld:
-            self._without.add(store)
-        except PeerError as error:
-            self._last = str(error)
+    @property
+    def proof(self) -> Proof | None:
+        """What can be known to be right of it before all of it is there."""
+        return Proof.of(self.digest, self.size_bytes, self.parts)
 
 
 def require_size(stream: Stream, size_bytes: int) -> None:

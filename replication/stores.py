@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from consensus.commands import BlobFact
 from consensus.names import Digest, StoreId
 from replication.pieces import Pieces
 
@@ -115,11 +116,11 @@ class Upload(Protocol):
         does. No-op when nothing is held. Raises StoreFull or StoreFailed if bytes that `write` took turn out not to
         have been kept and `write` has not said so; holding has ended all the same, and `offset` is what is left."""
 
-    async def commit(self, digest: Digest) -> int:
-        """Verifies, makes the blob durable and visible, returns its size. DigestMismatch removes the upload. After
-        success the upload remembers digest and size until `abort`, so that a repeated commit (after `resume`) costs
-        next to nothing. Raises StoreFull or StoreFailed: the upload is kept, unless the disk has lost bytes of it, and
-        UploadNotFound if the blob was deleted between two commits. Holding ends in any case."""
+    async def commit(self, digest: Digest) -> BlobFact:
+        """Verifies, makes the blob durable and visible, returns what the log is to say of it. DigestMismatch removes
+        the upload. After success the upload remembers this until `abort`, so that a repeated commit (after `resume`)
+        costs next to nothing. Raises StoreFull or StoreFailed: the upload is kept, unless the disk has lost bytes of
+        it, and UploadNotFound if the blob was deleted between two commits. Holding ends in any case."""
 
     async def abort(self) -> None:
         """Removes the upload and its bytes; idempotent, and allowed when nothing is held any more. A committed upload
@@ -144,22 +145,28 @@ class UploadStore(Protocol):
 
 
 class Arrival(Protocol):
-    """A blob on its way in from other stores: pieces that fill in any order, each from its beginning. What has come can
-    be read already. Held exclusively until `suspend` or `discard`. Used from one event loop."""
+    """A blob on its way in from other stores: pieces that fill in any order, each from its beginning. What is proven
+    can be read already. Held exclusively until `suspend` or `discard`. Used from one event loop."""
 
     @property
     def arrival_id(self) -> str:
-        """A UUID; the bytes that were ever there under it never change."""
+        """A UUID; the bytes that were ever proven under it never change."""
 
     @property
     def pieces(self) -> Pieces:
         """What is there."""
 
-    async def write(self, piece: int, chunk: bytes) -> None:
-        """Adds to what is there of a piece; one call at a time for each. Raises StoreFull, StoreFailed."""
+    async def write(self, piece: int, chunk: bytes) -> bool:
+        """Adds to what is there of a piece; one call at a time for each. False if a part of it was wrong: then nothing
+        is there any more from the beginning of that part on. Raises StoreFull, StoreFailed."""
+
+    async def disbelieve(self) -> None:
+        """The digests of the parts do not count any more, only that of the whole, and what is not proven by now is not
+        there any more. Called alone. Raises StoreFull, StoreFailed."""
 
     async def check(self, upto: int) -> int:
-        """Hashes on, up to a byte before which nothing is missing; says how far. Raises StoreFailed."""
+        """Hashes on, up to a byte before which nothing is missing and, if it can be, all is proven; says how far.
+        Raises StoreFailed."""
 
     async def commit(self, digest: Digest) -> int:
         """Of a whole one: verifies it, makes the blob durable and visible, returns its size. Raises DigestMismatch,
@@ -175,7 +182,7 @@ class Arrival(Protocol):
 class ArrivalStore(Protocol):
     """Where blobs on their way in live."""
 
-    async def take_up(self, digest: Digest, size_bytes: int) -> Arrival:
+    async def take_up(self, digest: Digest, size_bytes: int, parts: bytes = b"") -> Arrival:
         """What was left of the blob by whoever was to bring it before, or a new one. Raises StoreFull if there is no
         room for all of it, StoreFailed."""
 

@@ -1,21 +1,24 @@
 """One blob on its way from other stores into ours, and those who follow it meanwhile.
 
-Its pieces come by several requests at once (`replication.schedule` says which) and go to the disk as they come. What
-has once been shown to a follower never changes: a second request for a piece only adds to what the first has brought,
-and an arrival that turns out to be wrong is removed, never mended. The last HELD_BACK_BYTES of what a follower wants
-are shown only once all of the blob is known to be what its digest says.
+Its pieces come by several requests at once (`replication.schedule` says which) and go to the disk as they come. Shown
+to a follower is only what is proven (`replication.proof`), and that never changes. A part that is wrong is fetched
+again: from the others, if one holder gave all of it, else from one holder alone, so that the next lie is somebody's.
+If everybody's bytes are wrong it may be the parts in the log that are: then the blob is tried once more without them,
+and nothing more of it is shown before all of it is known to be what its digest says.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from consensus import clock
 from consensus.names import StoreId
 from replication.directory import BlobNotHeld, PeerError, PeerUnreachable, PeerWrong
+from replication.hearsay import Hearsay
 from replication.schedule import MOST_FLOWS, Flow, Schedule, Trouble
 from replication.sources import (
     BlobNowhere,
@@ -29,7 +32,6 @@ from replication.sources import (
 )
 from replication.stores import Arrival, ArrivalStore, BlobNotFound, BlobStore, DigestMismatch, StoreError
 
-HELD_BACK_BYTES = 64 * 1024
 CHECK_BYTES = 1024 * 1024  # hashed at a time, as soon as they are there in order
 LOOK_SECONDS = 0.25  # between two looks at flows that may be too slow
 PACE_SECONDS = 0.02  # between two words to a follower
@@ -41,7 +43,7 @@ MAX_NEEDS = 64
 class Transfer:
     """A blob that arrives. `run` is called once. `most_flows` bounds its requests at one time, and may change."""
 
-    def __init__(self, wanted: Wanted, source: Source, *, spread: bool = True) -> None:
+    def __init__(self, wanted: Wanted, source: Source, hearsay: Hearsay | None = None) -> None:
         self.wanted = wanted
         self.began = clock.monotonic()
         self.checked_bytes = 0  # hashed so far
@@ -52,24 +54,23 @@ class Transfer:
         self.received_bytes = 0  # right or wrong, also twice
         self.resumed_bytes = 0
         self.givers: set[StoreId] = set()
+        self.liars: set[StoreId] = set()  # they gave wrong bytes
+        self.disbelieved = False  # the parts; then the liars are none
         self.troubles: defaultdict[Trouble, int] = defaultdict(int)
         self.followings: set[Following] = set()
         self.most_flows = MOST_FLOWS
         self.asked = False  # somebody has followed it, and may have left
         self.changed = asyncio.Event()
-        self._spread = spread
+        self._hearsay = hearsay or Hearsay()
         self._source = source
         self._stirred = asyncio.Event()
         self._flows: dict[Flow, asyncio.Task[None]] = {}
         self._writes: set[asyncio.Task[None]] = set()
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Of each piece, who gave what is not proven; None for what was there before.
+        self._unproven: defaultdict[int, set[StoreId | None]] = defaultdict(set)
         self._disk_failure: StoreError | None = None
         self._last_trouble = "no other store is known to hold the blob"
-
-    @property
-    def alone(self) -> bool:
-        """Whether one store gave all of it."""
-        return len(self.givers) == 1 and not self.resumed_bytes
 
     @property
     def flows(self) -> int:
@@ -106,10 +107,9 @@ class Transfer:
         """Up to where somebody may read who wants what is before `stop` and was shown what is before `reached`."""
         if self.verified:
             return stop
-        most = stop - HELD_BACK_BYTES
-        if self.arrival is None or reached >= most:
+        if self.arrival is None:
             return reached
-        return max(reached, min(self.arrival.pieces.extent(reached), most))
+        return max(reached, min(self.arrival.pieces.proven_extent(reached), stop))
 
     async def _obtain(self, blobs: BlobStore, arrivals: ArrivalStore) -> None:
         wanted = self.wanted
@@ -117,8 +117,9 @@ class Transfer:
             await blobs.stat(wanted.digest)
             self.found = True
             return
-        arrival = await arrivals.take_up(wanted.digest, wanted.size_bytes)
+        arrival = await arrivals.take_up(wanted.digest, wanted.size_bytes, wanted.parts)
         self.resumed_bytes = arrival.pieces.received_bytes
+        self._unproven.update((piece, {None}) for piece in arrival.pieces.unproven())
         self.arrival = arrival
         self._tell()
         resumable = False
@@ -126,6 +127,8 @@ class Transfer:
             await self._receive(arrival)
             await arrival.commit(wanted.digest)
         except DigestMismatch as error:
+            if len(self.givers) == 1 and not self.resumed_bytes:
+                self.liars |= self.givers
             raise TransferFalse(
                 f"what came hashes to {error.actual}, not to {error.expected}", wanted.digest
             ) from error
@@ -137,12 +140,15 @@ class Transfer:
                 await (arrival.suspend() if resumable else arrival.discard())
 
     async def _receive(self, arrival: Arrival) -> None:
-        holders, distance = self.wanted.holders, self._source.distance
-        schedule = Schedule(arrival.pieces, holders, distance=distance, spread=self._spread)
+        schedule = self._schedule(arrival)
         checking = asyncio.get_running_loop().create_task(self._check(arrival))
         try:
             while not arrival.pieces.whole:
                 self._direct(arrival, schedule)
+                now = clock.monotonic()
+                if self._hearsay.is_over(now, hopeless=schedule.hopeless(now)):
+                    schedule = await self._disbelieve(arrival, schedule)
+                    continue
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._stirred.wait()
@@ -153,23 +159,43 @@ class Transfer:
             for task in self._flows.values():
                 task.cancel()
             # A write goes on when its flow is cut, and `checking` when it is cancelled; nothing may outlive this.
-            await asyncio.gather(checking, *self._flows.values(), *self._writes, return_exceptions=True)
+            await asyncio.gather(checking, *self._flows.values(), return_exceptions=True)
+            await asyncio.gather(*self._writes, return_exceptions=True)
 
     def _direct(self, arrival: Arrival, schedule: Schedule) -> None:
-        """Begins flows and cuts others. Raises what there is no way out of."""
+        """Begins flows and cuts others. Raises StoreError."""
         now = clock.monotonic()
         if self._disk_failure:
             raise self._disk_failure
         for flow in schedule.overdue(now):
             self._flows[flow].cancel()
         schedule.most_flows = self.most_flows
+        schedule.admit(self._hearsay.others(now, hopeless=schedule.hopeless(now)))
         needs = self._needs(arrival)
         while begun := schedule.next(needs, now):
             self._flows[begun] = asyncio.get_running_loop().create_task(self._bring(arrival, schedule, begun))
-        if schedule.hopeless(now):
-            if schedule.lost:
-                raise BlobNowhere("none of the stores that should hold the blob has it", self.wanted.digest)
+
+    def _schedule(self, arrival: Arrival) -> Schedule:
+        """With one holder alone, as long as it gives, if no lie of several could ever be told from the truth."""
+        spread = arrival.pieces.provable
+        return Schedule(arrival.pieces, self.wanted.holders, distance=self._source.distance, spread=spread)
+
+    async def _disbelieve(self, arrival: Arrival, schedule: Schedule) -> Schedule:
+        """The way out where nobody is left to be asked. Raises TransferError if there is none."""
+        if schedule.lost:
+            raise BlobNowhere("none of the stores that should hold the blob has it", self.wanted.digest)
+        if not schedule.deceived:
             raise HoldersUnreachable(self._last_trouble, self.wanted.digest)
+        if not self.wanted.parts:
+            raise TransferFalse("whoever has the blob gives wrong bytes", self.wanted.digest)
+        await asyncio.gather(*self._writes)
+        await arrival.disbelieve()
+        self.disbelieved, self.resumed_bytes = True, 0
+        self.liars.clear()
+        self.givers.clear()
+        self._unproven.clear()
+        self._tell()
+        return self._schedule(arrival)
 
     def _needs(self, arrival: Arrival) -> list[int]:
         """The first bytes that those who follow lack."""
@@ -186,19 +212,23 @@ class Transfer:
         trouble = None
         try:
             await self._receive_flow(arrival, schedule, flow)
+            trouble = Trouble.WRONG if flow.holder in self.liars else None
         except PeerError as error:
             trouble = _trouble(error)
             self._last_trouble = str(error)
         except asyncio.CancelledError:
-            stalled = schedule.is_stalled(flow, clock.monotonic())
-            trouble = Trouble.STALLED if stalled else Trouble.OVERTAKEN
-            self._last_trouble = "a holder stalls" if stalled else self._last_trouble
+            trouble = self._why_cut(schedule, flow)
             raise
         finally:
             del self._flows[flow]
+            if flow.piece in schedule.doubted:  # what comes next comes from one holder again
+                flow.void = True
+                self._spawn(self._drop(arrival, schedule, flow.piece, flow.holder))
             schedule.ended(flow, trouble, clock.monotonic())
             if trouble:
                 self.troubles[trouble] += 1
+            if trouble is Trouble.NOT_HELD:
+                self._hearsay.untrue(flow.holder, self.wanted.digest)
             self._stirred.set()
 
     async def _receive_flow(self, arrival: Arrival, schedule: Schedule, flow: Flow) -> None:
@@ -212,29 +242,76 @@ class Transfer:
                 schedule.brought(flow, len(chunk), clock.monotonic())
                 self.received_bytes += len(chunk)
                 self.givers.add(flow.holder)
-                await self._write(arrival, flow.piece, begin, chunk)
+                await asyncio.shield(self._spawn(self._add(arrival, schedule, flow, begin=begin, chunk=chunk)))
+                if flow.void:
+                    return
         if flow.position < stop:
             raise PeerUnreachable("a holder broke off")
 
-    async def _write(self, arrival: Arrival, piece: int, begin: int, chunk: bytes) -> None:
-        """Goes on when the caller is cancelled: two writers of a piece at once would not know of each other."""
-        task = asyncio.get_running_loop().create_task(self._add(arrival, piece, begin, chunk))
+    def _why_cut(self, schedule: Schedule, flow: Flow) -> Trouble | None:
+        if flow.holder in self.liars:
+            return Trouble.WRONG
+        if flow.void and flow.piece not in schedule.doubted:  # somebody else has lied
+            return None
+        if flow.void or not schedule.is_stalled(flow, clock.monotonic()):
+            return Trouble.OVERTAKEN
+        self._last_trouble = "a holder stalls"
+        return Trouble.STALLED
+
+    def _spawn(self, writing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """It goes on when the caller is cancelled: two writers of a piece at once would not know of each other."""
+        task = asyncio.get_running_loop().create_task(writing)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
-        await asyncio.shield(task)
+        return task
 
-    async def _add(self, arrival: Arrival, piece: int, begin: int, chunk: bytes) -> None:
+    async def _add(self, arrival: Arrival, schedule: Schedule, flow: Flow, *, begin: int, chunk: bytes) -> None:
+        pieces, piece = arrival.pieces, flow.piece
         try:
             async with self._locks[piece]:
-                known = arrival.pieces.reached(piece) - begin
-                if known < len(chunk):
-                    await arrival.write(piece, chunk[known:])
-                    self._tell()
-                if arrival.pieces.whole:
+                known = pieces.reached(piece) - begin
+                if flow.void or not 0 <= known < len(chunk):
+                    return
+                proven = pieces.proven(piece)
+                self._unproven[piece].add(flow.holder)
+                right = await arrival.write(piece, chunk[known:])
+                if pieces.proven(piece) > proven:
+                    self._unproven[piece] = {flow.holder}
+                    schedule.doubted.discard(piece)
+                if not right:
+                    self._refute(arrival, schedule, piece)
+                elif pieces.proven(piece) == pieces.reached(piece):
+                    self._unproven.pop(piece)
+                self._tell()
+                if pieces.whole:
                     self._stirred.set()
         except StoreError as error:
             self._disk_failure = error
             self._stirred.set()
+
+    def _refute(self, arrival: Arrival, schedule: Schedule, piece: int) -> None:
+        """A part of the piece was wrong, and is not there any more."""
+        schedule.drop(piece)
+        self._stirred.set()
+        givers = self._unproven.pop(piece)
+        (giver, *others) = givers
+        if others or giver is None:
+            schedule.doubted.add(piece)
+            return
+        self._last_trouble = "a holder gives wrong bytes"
+        self.liars.add(giver)
+        schedule.expose(giver)
+        for other in [other for other, givers in self._unproven.items() if giver in givers]:
+            self._spawn(self._drop(arrival, schedule, other, giver))
+
+    async def _drop(self, arrival: Arrival, schedule: Schedule, piece: int, giver: StoreId) -> None:
+        """What is not proven of a piece does not count if this holder gave some of it."""
+        async with self._locks[piece]:
+            if giver in self._unproven[piece]:
+                arrival.pieces.drop(piece)
+                del self._unproven[piece]
+                schedule.drop(piece)
+                self._stirred.set()
 
     async def _check(self, arrival: Arrival) -> None:
         """Hashes what is there in order, while the rest comes."""
@@ -242,7 +319,8 @@ class Transfer:
             checked, size_bytes = 0, self.wanted.size_bytes
             while checked < size_bytes:
                 changed = self.changed
-                extent = arrival.pieces.extent(checked)
+                pieces = arrival.pieces
+                extent = pieces.proven_extent(checked) if pieces.provable else pieces.extent(checked)
                 if extent - checked >= CHECK_BYTES or extent == size_bytes:
                     checked = self.checked_bytes = await arrival.check(min(extent, checked + CHECK_BYTES))
                 else:
@@ -278,22 +356,20 @@ class Following:
     async def updates(self) -> AsyncIterator[int]:
         """Up to where may be read, each time that it has become more, and every HEARTBEAT_SECONDS; the first comes when
         the arrival is there. Ends when all may be read. Raises TransferError, StoreError."""
-        transfer = self.transfer
-        told = False
+        transfer, start, told = self.transfer, self.limit, False
         while not transfer.verified:
-            if transfer.failure:
-                raise transfer.failure
             changed = transfer.changed
             limit = transfer.limit(self.limit, self.stop)
-            if transfer.arrival and not told:
-                told, self.limit = True, limit
+            if transfer.arrival and (limit > self.limit or not told):
+                paced, told, self.limit = told, True, limit
                 yield limit
+                if start < limit == self.stop:
+                    return
+                if paced:
+                    await asyncio.sleep(PACE_SECONDS + PACE_EACH_SECONDS * len(transfer.followings))
                 continue
-            if limit > self.limit:
-                self.limit = limit
-                yield limit
-                await asyncio.sleep(PACE_SECONDS + PACE_EACH_SECONDS * len(transfer.followings))
-                continue
+            if transfer.failure:
+                raise transfer.failure
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await changed.wait()

@@ -134,13 +134,19 @@ def lab(
             wan = stack.enter_context(loopback_wan(topology, seed=seed))
         stack.callback(sweep, lab_id)
         authority = Authority.create()
-        nodes = {name: _node(work / name, name, authority, wan, lab_id) for name in topology.regions}
+        chosen = topology.congestion_control if wan.nature.kind == "namespaces" else {}
+        nodes = {
+            name: _node(work / name, name, authority, wan, lab_id, congestion_control=chosen.get(name, ""))
+            for name in topology.regions
+        }
         made = Lab(lab_id, topology, wan, authority.cluster_id, nodes)
         stack.callback(made.kill, nodes)
         yield made
 
 
-def _node(folder: Path, name: str, authority: Authority, wan: Wan, lab_id: str) -> RegionNode:
+def _node(
+    folder: Path, name: str, authority: Authority, wan: Wan, lab_id: str, *, congestion_control: str
+) -> RegionNode:
     place = wan.places[name]
     publish(folder / "tls", authority.issue(name, _DAYS).files)
     known = {other: wan.known(name, other) for other in wan.places}
@@ -148,7 +154,7 @@ def _node(folder: Path, name: str, authority: Authority, wan: Wan, lab_id: str) 
         node=f'region = "{name}"\nname = "{name}"\ngateways = 1',
         listen=f'peers = "{place.peers}"\ntransfers = "{place.transfers}"\nallow_remote_open = true',
         log="",
-        more=membership(authority.cluster_id, known),
+        more=membership(authority.cluster_id, known, congestion_control=congestion_control),
     )
     return RegionNode(
         RegionFolders(folder / "data", folder),

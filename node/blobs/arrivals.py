@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import zlib
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from consensus.names import Digest
 from node.blobs import jobs
 from node.blobs.filesystem import FileReader, FilesystemStore, disk_errors
 from node.blobs.hashing import new_hash
-from node.blobs.ledger import HEAD_BYTES, LedgerHead, read_entries, write_entry
+from node.blobs.ledger import HEAD_BYTES, LedgerHead, read_entries, sum_of, write_entry
 from node.blobs.session import discard, hold
 from node.blobs.syscalls import start_write_back
 from replication.pieces import Pieces, piece_bytes_of
+from replication.proof import Proof, Proving
 from replication.stores import BlobNotFound, DigestMismatch, StoreError, StoreFailed, StoreRefused
 
 _READ_BYTES = 1024 * 1024
@@ -38,28 +40,29 @@ class HeldArrival:
     """An arrival that this process holds. Everything here blocks and runs in threads: `append` for one piece at a time,
     `check` by one caller, the rest alone."""
 
-    def __init__(self, store: FilesystemStore, folder: Path, lock: int, digest: Digest) -> None:
+    def __init__(self, store: FilesystemStore, folder: Path, lock: int, head: LedgerHead, proof: Proof | None) -> None:
         self.folder = folder
         self.pieces = Pieces(0, 1)
         self._store = store
         self._lock = lock
-        self._digest = digest
+        self._head = head
+        self._proof = proof
+        self._proving: dict[int, Proving] = {}
         self._data = self._state = -1
-        self._checksums: list[int] = []
-        self._hash = new_hash(digest.algorithm)
+        self._hash = new_hash(head.digest.algorithm)
         self._hashed = 0
         self._unchecked_bytes = 0  # written since there was room when last asked
 
     @classmethod
-    def begin(cls, store: FilesystemStore, folder: Path, head: LedgerHead) -> HeldArrival:
+    def begin(cls, store: FilesystemStore, folder: Path, head: LedgerHead, proof: Proof | None) -> HeldArrival:
         """A new arrival in a new folder. Raises StoreFull if there is no room for all of it, StoreFailed."""
         store.require_room(head.size_bytes)
         try:
             with disk_errors("beginning an arrival"):
                 folder.mkdir(mode=0o700)
-            arrival = cls(store, folder, hold(folder), head.digest)
+            arrival = cls(store, folder, hold(folder), head, proof)
             try:
-                arrival._create(head)
+                arrival._create()
             except BaseException:
                 arrival.release()
                 raise
@@ -69,16 +72,16 @@ class HeldArrival:
         return arrival
 
     @classmethod
-    def resume(cls, store: FilesystemStore, folder: Path, head: LedgerHead) -> HeldArrival | None:
+    def resume(cls, store: FilesystemStore, folder: Path, head: LedgerHead, proof: Proof | None) -> HeldArrival | None:
         """What is left of an arrival of the same blob; None if it is another's, held, or cannot be used. Raises
         StoreError."""
         if not _is_of(folder / "state", head):
             return None
         with suppress(StoreError):
-            arrival = cls(store, folder, hold(folder), head.digest)
+            arrival = cls(store, folder, hold(folder), head, proof)
             try:
                 with disk_errors("taking up an arrival"):
-                    arrival._take_up(head)
+                    arrival._take_up()
                 store.require_room(head.size_bytes - arrival.pieces.received_bytes)
             except BaseException:
                 arrival.release()
@@ -86,31 +89,43 @@ class HeldArrival:
             return arrival
         return None
 
-    def append(self, piece: int, reached: int, chunk: bytes) -> None:
-        """Writes `chunk` at `reached`, up to where the piece has come. Raises StoreFull, StoreFailed."""
+    def append(self, piece: int, reached: int, chunk: bytes) -> tuple[int, int, bool]:
+        """Writes `chunk` at `reached`, up to where the piece has come. Says up to where it is there now, up to where
+        proven, and whether all was right. Raises StoreFull, StoreFailed."""
         self._unchecked_bytes += len(chunk)
         if self._unchecked_bytes >= _ROOM_CHECK_BYTES:
             self._unchecked_bytes = 0
             self._store.require_room()
+        right, start, proven = True, self.pieces.start(piece), self.pieces.proven(piece)
         with disk_errors("writing an arrival"):
+            proving = self._proving_at(piece, reached)
             view, position = memoryview(chunk), reached
             while view:
                 count = os.pwrite(self._data, view, position)
                 view, position = view[count:], position + count
-            checksum = zlib.crc32(chunk, self._checksums[piece])
-            start, stop = self.pieces.start(piece), self.pieces.stop(piece)
-            write_entry(self._state, piece, position - start, checksum)
-        self._checksums[piece] = checksum
-        if position == stop:
-            start_write_back(self._data, start, stop - start)
+            if proving:
+                right = proving.add(chunk)
+                position, proven = proving.position, proving.proven
+            write_entry(self._state, piece, position - start)
+        if position == self.pieces.stop(piece):
+            self._proving.pop(piece, None)
+            start_write_back(self._data, start, position - start)
+        return position, proven, right
+
+    def disbelieve(self) -> None:
+        """See Arrival; `pieces` is the caller's. Raises StoreFull, StoreFailed."""
+        self._proof = None
+        self._proving.clear()
+        self._head = replace(self._head, parts_sum=sum_of(b""))
+        with disk_errors("writing an arrival"):
+            for piece in range(self.pieces.count):
+                write_entry(self._state, piece, self.pieces.proven(piece) - self.pieces.start(piece))
+            self._write_head()
 
     def check(self, upto: int) -> int:
         """Hashes on, up to there at most; says how far. Raises StoreFailed."""
         with disk_errors("reading an arrival"):
-            while self._hashed < upto:
-                part = os.pread(self._data, min(_READ_BYTES, upto - self._hashed), self._hashed)
-                if not part:
-                    raise StoreFailed("an arrival's file became shorter while it was read")
+            for part in self._read(self._hashed, upto):
                 self._hash.update(part)
                 self._hashed += len(part)
         return self._hashed
@@ -142,42 +157,66 @@ class HeldArrival:
         finally:
             self.release()
 
-    def _create(self, head: LedgerHead) -> None:
+    def _create(self) -> None:
+        head = self._head
         with disk_errors("beginning an arrival"):
             self._data = os.open(self.folder / "data", _OPEN_DATA | os.O_CREAT | os.O_EXCL, 0o640)
             os.ftruncate(self._data, head.size_bytes)
             self._state = os.open(self.folder / "state", _OPEN_DATA | os.O_CREAT | os.O_EXCL, 0o640)
-            self._write_head(head)
-        self.pieces = Pieces(head.size_bytes, head.piece_bytes)
-        self._checksums = [0] * self.pieces.count
+            self._write_head()
+        self.pieces = Pieces(head.size_bytes, head.piece_bytes, provable=self._proof is not None)
 
-    def _take_up(self, head: LedgerHead) -> None:
+    def _take_up(self) -> None:
+        head = self._head
         self._data = os.open(self.folder / "data", _OPEN_DATA)
         self._state = os.open(self.folder / "state", _OPEN_DATA)
         found = LedgerHead.decode(os.pread(self._state, HEAD_BYTES, 0))
         if found is None or os.fstat(self._data).st_size != head.size_bytes:
             raise StoreFailed("the ledger of an arrival changed while it was opened")
-        pieces = Pieces(found.size_bytes, found.piece_bytes)
-        entries = read_entries(self._state, pieces.count)
-        if found.incarnation != head.incarnation:
-            entries = [self._verified(pieces, piece, *entry) for piece, entry in enumerate(entries)]
-            for piece, entry in enumerate(entries):
-                write_entry(self._state, piece, *entry)
-            self._write_head(head)
-        self.pieces = Pieces(head.size_bytes, head.piece_bytes, [received for received, _ in entries])
-        self._checksums = [checksum for _, checksum in entries]
+        pieces = Pieces(head.size_bytes, head.piece_bytes)
+        room = [pieces.stop(piece) - pieces.start(piece) for piece in range(pieces.count)]
+        received = [min(entry, most) for entry, most in zip(read_entries(self._state, pieces.count), room, strict=True)]
+        if found.incarnation != head.incarnation or (self._proof and found.parts_sum != head.parts_sum):
+            # After a power loss a file may have its length and not its bytes.
+            received = [self._right_bytes(pieces.start(piece), count) for piece, count in enumerate(received)]
+            for piece, count in enumerate(received):
+                write_entry(self._state, piece, count)
+            self._write_head()
+        proven = [self._proven_bytes(pieces.start(piece), count) for piece, count in enumerate(received)]
+        self.pieces = Pieces(head.size_bytes, head.piece_bytes, received, proven, provable=self._proof is not None)
 
-    def _verified(self, pieces: Pieces, piece: int, received: int, checksum: int) -> tuple[int, int]:
-        """After a power loss a file may have its length and not its bytes."""
-        start, position, actual = pieces.start(piece), pieces.start(piece), 0
-        if received > pieces.stop(piece) - start:
-            return 0, 0
-        while part := os.pread(self._data, min(_READ_BYTES, start + received - position), position):
-            actual, position = zlib.crc32(part, actual), position + len(part)
-        return (received, checksum) if (position, actual) == (start + received, checksum) else (0, 0)
+    def _right_bytes(self, start: int, count: int) -> int:
+        """How many of so many bytes of a piece are proven by reading them."""
+        if self._proof is None:
+            return 0
+        proving = Proving(self._proof, start)
+        all(proving.add(part) for part in self._read(start, start + count))
+        return proving.proven - start
 
-    def _write_head(self, head: LedgerHead) -> None:
-        if os.pwrite(self._state, head.encode(), 0) != HEAD_BYTES:
+    def _proven_bytes(self, start: int, count: int) -> int:
+        """How many of so many bytes of a piece are, if the ledger can be believed."""
+        return self._proof.start(start + count) - start if self._proof else 0
+
+    def _proving_at(self, piece: int, reached: int) -> Proving | None:
+        """That of a piece that has come so far; what is not proven is read again if something has been dropped, or the
+        arrival has been taken up."""
+        proving = self._proving.get(piece)
+        if self._proof and (proving is None or proving.position != reached):
+            proving = self._proving[piece] = Proving(self._proof, self._proof.start(reached))
+            for part in self._read(proving.position, reached):
+                proving.add(part)
+        return proving
+
+    def _read(self, position: int, stop: int) -> Iterator[bytes]:
+        while position < stop:
+            part = os.pread(self._data, min(_READ_BYTES, stop - position), position)
+            if not part:
+                raise StoreFailed("an arrival's file became shorter while it was read")
+            yield part
+            position += len(part)
+
+    def _write_head(self) -> None:
+        if os.pwrite(self._state, self._head.encode(), 0) != HEAD_BYTES:
             raise StoreFailed("writing the ledger of an arrival")
 
 
@@ -206,10 +245,18 @@ class FilesystemArrival:
         """See Arrival."""
         return self._held.folder.name
 
-    async def write(self, piece: int, chunk: bytes) -> None:
+    async def write(self, piece: int, chunk: bytes) -> bool:
         """See Arrival."""
-        await self._run(partial(self._held.append, piece, self.pieces.reached(piece), chunk))
-        self.pieces.add(piece, len(chunk))
+        reached, proven, right = await self._run(partial(self._held.append, piece, self.pieces.reached(piece), chunk))
+        self.pieces.move(piece, reached, proven)
+        return bool(right)
+
+    async def disbelieve(self) -> None:
+        """See Arrival."""
+        for piece in self.pieces.unproven():
+            self.pieces.drop(piece)
+        self.pieces.provable = False
+        await self._run(self._held.disbelieve)
 
     async def check(self, upto: int) -> int:
         """See Arrival."""
@@ -264,10 +311,11 @@ class FilesystemArrivals:
                 raise StoreRefused(f"{folder} has to be on the same file system as {store.folder}")
         return cls(folder, store, incarnation)
 
-    async def take_up(self, digest: Digest, size_bytes: int) -> FilesystemArrival:
+    async def take_up(self, digest: Digest, size_bytes: int, parts: bytes = b"") -> FilesystemArrival:
         """See ArrivalStore."""
-        head = LedgerHead(digest, size_bytes, piece_bytes_of(size_bytes), self._incarnation)
-        held = await jobs.obtain(self._store.writers, partial(self._take_up, head), HeldArrival.release)
+        head = LedgerHead(digest, size_bytes, piece_bytes_of(size_bytes), self._incarnation, sum_of(parts))
+        job = partial(self._take_up, head, Proof.of(digest, size_bytes, parts))
+        held = await jobs.obtain(self._store.writers, job, HeldArrival.release)
         return FilesystemArrival(self._store, held)
 
     async def reader(self, arrival_id: str, size_bytes: int) -> FileReader:
@@ -282,11 +330,11 @@ class FilesystemArrivals:
         """See ArrivalStore."""
         return await jobs.run(self._store.writers, partial(self._reap, clock.wall_ms() / 1000 - idle_seconds))
 
-    def _take_up(self, head: LedgerHead) -> HeldArrival:
+    def _take_up(self, head: LedgerHead, proof: Proof | None) -> HeldArrival:
         for name in self._names():
-            if found := HeldArrival.resume(self._store, self._folder / name, head):
+            if found := HeldArrival.resume(self._store, self._folder / name, head, proof):
                 return found
-        return HeldArrival.begin(self._store, self._folder / entropy.new_uuid(), head)
+        return HeldArrival.begin(self._store, self._folder / entropy.new_uuid(), head, proof)
 
     def _open(self, path: Path, size_bytes: int) -> FileReader:
         with disk_errors("opening an arrival"):

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from consensus import clock, entropy
+from consensus.commands import BlobFact
 from consensus.names import Digest, StoreId
+from consensus.parts import PartsHash
 from replication.stores import BlobNotFound, DigestMismatch, StoreFull, UploadBusy, UploadNotFound
 
 
@@ -93,7 +95,7 @@ class MemoryStore:
 class _Session:
     upload_id: str
     content: bytearray = field(default_factory=bytearray)
-    committed: tuple[Digest, int] | None = None
+    committed: BlobFact | None = None
     held: bool = True
     touched: float = field(default_factory=clock.monotonic)
 
@@ -118,7 +120,7 @@ class MemoryUpload:
     @property
     def offset(self) -> int:
         """See Upload."""
-        return self._session.committed[1] if self._session.committed else len(self._session.content)
+        return self._session.committed.size_bytes if self._session.committed else len(self._session.content)
 
     async def write(self, chunk: bytes) -> None:
         """See Upload. Raises UploadNotFound for an upload that is committed already."""
@@ -133,27 +135,24 @@ class MemoryUpload:
         if self._holding:
             self._let_go()
 
-    async def commit(self, digest: Digest) -> int:
+    async def commit(self, digest: Digest) -> BlobFact:
         """See Upload."""
         self._require_holding()
         self._let_go()
         content = bytes(self._session.content)
         committed = self._session.committed
-        if committed and not self._uploads.store.holds(committed[0]):
+        if committed and not self._uploads.store.holds(committed.digest):
             self._uploads.forget(self._session)
             raise UploadNotFound(self.upload_id)
-        actual = (
-            committed[0] if committed else Digest(digest.algorithm, hashlib.new(digest.algorithm, content).hexdigest())
-        )
-        if actual != digest:
+        fact = committed or _fact(digest.algorithm, content)
+        if fact.digest != digest:
             self._uploads.forget(self._session)
-            raise DigestMismatch(digest, actual)
-        if committed:
-            return committed[1]
-        self._uploads.store.adopt(digest, content)
-        self._session.content.clear()
-        self._session.committed = (digest, len(content))
-        return len(content)
+            raise DigestMismatch(digest, fact.digest)
+        if not committed:
+            self._uploads.store.adopt(digest, content)
+            self._session.content.clear()
+            self._session.committed = fact
+        return fact
 
     async def abort(self) -> None:
         """See Upload."""
@@ -168,6 +167,13 @@ class MemoryUpload:
     def _let_go(self) -> None:
         self._holding = False
         self._session.release()
+
+
+def _fact(algorithm: str, content: bytes) -> BlobFact:
+    running = PartsHash()
+    running.update(content)
+    digest = Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
+    return BlobFact(digest, len(content), running.digests(len(content)))
 
 
 class MemoryUploads:
@@ -190,7 +196,7 @@ class MemoryUploads:
             raise UploadNotFound(upload_id[:64])
         if session.held:
             raise UploadBusy(upload_id)
-        if session.committed and not self.store.holds(session.committed[0]):
+        if session.committed and not self.store.holds(session.committed.digest):
             self.forget(session)
             raise UploadNotFound(upload_id)
         session.held = True

@@ -10,13 +10,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from consensus.commands import BlobFact
 from consensus.disk import sync_file
 from consensus.names import Digest
+from consensus.parts import PartsHash, are_parts_of
 from node.blobs.filesystem import FilesystemStore, disk_errors
 from node.blobs.hashing import RunningHash, new_hash, restore_hash
 from node.blobs.record import UploadRecord
@@ -90,7 +92,8 @@ class HeldUpload:
         self._lock = lock
         self._data = -1
         self._hash: RunningHash = new_hash("sha256")
-        self._committed: Digest | None = None
+        self._parts = PartsHash()
+        self._committed: BlobFact | None = None
         self._room_offset = -_ROOM_CHECK_BYTES  # where there was room when last asked; the first write asks
         self._written_back = 0  # up to where the kernel was asked to write
         self.failure: StoreError | None = None
@@ -150,6 +153,7 @@ class HeldUpload:
             raise
         for chunk in chunks:
             self._hash.update(chunk)
+            self._parts.update(chunk)
         self.offset += size
         if self.offset - self._written_back >= _WRITE_BACK_BYTES:
             # The sync of a large upload would take as long as all its bytes need; so they are on their way already.
@@ -165,7 +169,7 @@ class HeldUpload:
         finally:
             self._release()
 
-    def commit(self, digest: Digest) -> int:
+    def commit(self, digest: Digest) -> BlobFact:
         """See Upload. Lets go of the upload in any case."""
         try:
             return self._commit_again(digest) if self.committed else self._commit(digest)
@@ -190,12 +194,21 @@ class HeldUpload:
                 self._give_up()
             os.ftruncate(self._data, record.offset)
             # Within one start of the node the page cache is whole; a later start reads what the disk really has.
-            known = record.hash_state if record.incarnation == self._incarnation else None
-            kept = restore_hash(record.algorithm, known, record.offset)
-            self._hash = kept or self._read(record.algorithm, record.offset)
+            self._go_on(record)
             if self._hash.hexdigest() != record.received:
                 self._give_up()
         self.offset = self._written_back = record.offset
+
+    def _go_on(self, record: UploadRecord) -> None:
+        """With both hashes; reads what either lacks, which is at least what there is of the last part."""
+        known = record.hash_state if record.incarnation == self._incarnation else None
+        kept = restore_hash(record.algorithm, known, record.offset)
+        parts = PartsHash.resume(record.parts, record.offset) if kept and record.parts is not None else None
+        self._hash, self._parts = kept or new_hash(record.algorithm), parts or PartsHash()
+        for piece in self._pieces(record.offset if self._parts.full else self._parts.offset, record.offset):
+            if not kept:
+                self._hash.update(piece)
+            self._parts.update(piece)
 
     def _give_up(self) -> NoReturn:
         _remove(self._folder)
@@ -204,14 +217,16 @@ class HeldUpload:
     def _take_up_committed(self, record: UploadRecord | None) -> None:
         with suppress(BlobNotFound):
             if record and record.digest and self._store.size_of(record.digest) == record.offset:
-                self._committed, self.offset = record.digest, record.offset
+                parts = record.parts if record.parts and are_parts_of(record.parts, record.offset) else b""
+                self._committed, self.offset = BlobFact(record.digest, record.offset, parts), record.offset
                 return
         self._give_up()
 
-    def _commit(self, digest: Digest) -> int:
+    def _commit(self, digest: Digest) -> BlobFact:
+        fact = BlobFact(digest, self.offset, self._parts.digests(self.offset))
         with disk_errors("committing an upload"):
             # Before the bytes leave: if this process dies on the way, the record says where they went.
-            self._record(digest)
+            self._record(fact)
         self._require_sound()
         actual = Digest(digest.algorithm, self._hash_by(digest.algorithm).hexdigest())
         if actual != digest:
@@ -224,14 +239,15 @@ class HeldUpload:
         else:
             self._sync()
             self._store.adopt(self._data_path, digest, self.offset)
-        return self.offset
+        return fact
 
-    def _commit_again(self, digest: Digest) -> int:
-        if digest == self._committed and self._store.confirm(digest, self.offset):
-            return self.offset
+    def _commit_again(self, digest: Digest) -> BlobFact:
+        committed = self._committed
+        if committed and digest == committed.digest and self._store.confirm(digest, self.offset):
+            return committed
         _remove(self._folder)
-        if self._committed and digest != self._committed:
-            raise DigestMismatch(digest, self._committed)
+        if committed and digest != committed.digest:
+            raise DigestMismatch(digest, committed.digest)
         raise UploadNotFound(self._folder.name)
 
     def _sync(self) -> None:
@@ -251,18 +267,19 @@ class HeldUpload:
     def _hash_by(self, algorithm: str) -> RunningHash:
         if self._hash.algorithm == algorithm:
             return self._hash
+        running = new_hash(algorithm)
         with disk_errors("reading an upload"):
-            return self._read(algorithm, self.offset)
+            for piece in self._pieces(0, self.offset):
+                running.update(piece)
+        return running
 
-    def _read(self, algorithm: str, size: int) -> RunningHash:
-        running, position = new_hash(algorithm), 0
-        while position < size:
-            piece = os.pread(self._data, min(_PIECE_BYTES, size - position), position)
+    def _pieces(self, position: int, stop: int) -> Iterator[bytes]:
+        while position < stop:
+            piece = os.pread(self._data, min(_PIECE_BYTES, stop - position), position)
             if not piece:
                 raise StoreFailed("an upload's file became shorter while it was read")
-            running.update(piece)
+            yield piece
             position += len(piece)
-        return running
 
     def _write(self, chunks: Sequence[bytes]) -> None:
         position = self.offset
@@ -276,7 +293,7 @@ class HeldUpload:
                 if count:
                     vector[0] = memoryview(vector[0])[count:]
 
-    def _record(self, digest: Digest | None) -> None:
+    def _record(self, fact: BlobFact | None) -> None:
         running = self._hash
         record = UploadRecord(
             incarnation=self._incarnation,
@@ -284,7 +301,8 @@ class HeldUpload:
             offset=self.offset,
             received=running.hexdigest(),
             hash_state=running.state(),
-            digest=digest,
+            digest=fact.digest if fact else None,
+            parts=fact.parts if fact else self._parts.finished,
         )
         record.write(self._record_path)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from consensus import clock, entropy
+from consensus.commands import BlobFact
 from consensus.names import Digest
 from node.blobs import jobs
 from node.blobs.filesystem import FilesystemStore, disk_errors
@@ -84,7 +85,7 @@ class FilesystemUpload:
         if failure and not self._failure_told:
             raise failure
 
-    async def commit(self, digest: Digest) -> int:
+    async def commit(self, digest: Digest) -> BlobFact:
         """See Upload."""
         self._require_holding()
         self._holding = False
@@ -128,7 +129,7 @@ def _suspend(held: HeldUpload, chunks: list[bytes]) -> StoreError | None:
     return held.failure
 
 
-def _commit(held: HeldUpload, chunks: list[bytes], digest: Digest) -> int:
+def _commit(held: HeldUpload, chunks: list[bytes], digest: Digest) -> BlobFact:
     if held.failure is None and chunks:
         with suppress(StoreError):  # which `commit` raises
             held.append(chunks)

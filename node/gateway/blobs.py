@@ -22,7 +22,7 @@ CHUNK_BYTES = 512 * 1024
 async def get_blob(gateway: Gateway, request: Request, repository: RepositoryName, text: str) -> Response:
     """end-2: a blob or a part of it; for HEAD its size, and 304 if the client has it."""
     digest = Digest.parse(text)
-    view = await gateway.registry.blob(repository, digest)
+    view = await gateway.registry.blob(repository, digest, is_read=request.method == "GET")
     headers = _headers(digest)
     require_match(request, digest)
     if is_fresh(request, digest):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from consensus.names import Digest, StoreId
 from node.blobs.arrivals import FilesystemArrivals
 from node.blobs.filesystem import FilesystemStore
 from node.gateway.following import Follower
@@ -27,17 +29,20 @@ class Elsewhere:
         *,
         blobs: FilesystemStore,
         arrivals: FilesystemArrivals,
+        copies: Callable[[Digest], Sequence[StoreId]],
     ) -> None:
+        """`copies` says which stores hold a blob beyond those that the log names."""
         self._replicator = replicator
         self._passages = passages
         self._blobs = blobs
         self._arrivals = arrivals
+        self._copies = copies
         self._telling: set[asyncio.Task[None]] = set()
 
     async def open(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
         """A reader of the bytes from `start` to before `stop`, in order; returns once the first of them can be read.
-        Later ones are waited for as they are read, and the last ones come only if all of the blob was right: `read`
-        raises TransferError otherwise. Raises TransferError, StoreError."""
+        Later ones are waited for as they are read; `read` raises TransferError if they do not come. Raises
+        TransferError, StoreError."""
         for attempt in range(ATTEMPTS):
             follower = Follower(self._replicator, self._blobs, self._arrivals, wanted, start=start, stop=stop)
             try:
@@ -48,7 +53,7 @@ class Elsewhere:
                     raise
             except StoreError:
                 follower.close()
-                return await self._passages.open(wanted, start, stop)
+                return await self._passages.open(self._with_copies(wanted), start, stop)
             except BaseException:
                 follower.close()
                 raise
@@ -62,6 +67,9 @@ class Elsewhere:
             task = asyncio.get_running_loop().create_task(self._replicator.ahead(wanted))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
+
+    def _with_copies(self, wanted: Wanted) -> Wanted:
+        return replace(wanted, holders=tuple(dict.fromkeys((*wanted.holders, *self._copies(wanted.digest)))))
 
     async def close(self) -> None:
         """Ends what is under way beside."""

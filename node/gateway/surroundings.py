@@ -6,6 +6,7 @@ import asyncio
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -20,6 +21,7 @@ from node.gateway.forwarding import Forwarder
 from node.gateway.server import HttpServer
 from node.gateway.transfers import Introduction, create_transfers_app
 from node.identity import Identity
+from node.inventory import holders_of, inventory_file
 from node.launch import Launch
 from node.members import other_members
 from node.overview.here import Here
@@ -55,7 +57,8 @@ async def connect(launch: Launch, identity: Identity, blobs: FilesystemStore, st
     stack.push_async_callback(passages.close)
     replicator = ReplicatorClient(launch.replicator_socket)
     stack.push_async_callback(replicator.close)
-    elsewhere = Elsewhere(replicator, passages, blobs=blobs, arrivals=arrivals)
+    copies = partial(holders_of, inventory_file(config, launch.incarnation))
+    elsewhere = Elsewhere(replicator, passages, blobs=blobs, arrivals=arrivals, copies=copies)
     stack.push_async_callback(elsewhere.close)
     introduction = Introduction.of(identity, config)
     here = Here(config.node.name, config.node.region, state=config.data / "state", blobs=blobs, replicator=replicator)
@@ -67,7 +70,10 @@ async def connect(launch: Launch, identity: Identity, blobs: FilesystemStore, st
 async def serve_transfers(launch: Launch, registry: Registry, around: Surroundings, observe: Observer) -> HttpServer:
     """Serves the other nodes on the inherited socket. Raises OSError."""
     config = launch.config
-    app = create_transfers_app(registry, around.introduction, config=config, here=around.here, observe=observe)
+    inventory = inventory_file(config, launch.incarnation)
+    app = create_transfers_app(
+        registry, around.introduction, config=config, inventory=inventory, here=around.here, observe=observe
+    )
     admission = Admission(config.cluster, config.node.name)
     server = HttpServer(app, _limits(config), tls=serving_context(config.cluster), admit=admission)
     await server.start(socket.socket(fileno=launch.transfers_descriptor))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from node.logs import timestamp
 from node.overview.shapes import MAX_NAMED, BlobAtMember, Holdings, ImageAtMember, MissingBlob
+from replication.reports import FailureReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +33,23 @@ class Blob:
 
 def blob_at(heard: Heard, blob: Blob, everywhere: Sequence[Heard]) -> BlobAtMember:
     """How it is with the blob at one member."""
-    state, received_bytes, rate, failure = "held", 0, 0.0, None
+    state, received_bytes, rate = "held", 0, 0.0
     found, recorded = heard.holdings, heard.store_id in blob.stores
+    failure = next((each for each in found.failures if each.digest == blob.digest), None) if found else None
     if found is None:
         state, reason = "unreachable", heard.reason
         if recorded:
             reason = f"the log says that it is held there, but: {reason}"
     elif blob.digest in found.held:
-        received_bytes, reason = blob.size_bytes, "held"
+        received_bytes, reason, failure = blob.size_bytes, "held", None
     elif arriving := next((each for each in found.arriving if each.digest == blob.digest), None):
         state, received_bytes, rate = "arriving", arriving.received_bytes, arriving.bytes_per_second
         givers = ", ".join(source.member or source.store for source in arriving.sources) or "nobody yet"
         reason = f"arriving: {received_bytes} of {blob.size_bytes} bytes, {rate:.0f} bytes/s, from {givers}"
+        if failure and not arriving.sources:
+            reason = f"{_failed(failure)}, and is tried again; {_sources(heard, blob, everywhere)}"
     else:
         state = "missing"
-        failure = next((each for each in found.failures if each.digest == blob.digest), None)
         reason = f"{_missing(found, blob, recorded=recorded)}; {_sources(heard, blob, everywhere)}"
     return BlobAtMember(
         member=heard.member,
@@ -98,10 +101,14 @@ def _missing(found: Holdings, blob: Blob, *, recorded: bool) -> str:
         return "it waits for its turn to be brought"
     for failure in found.failures:
         if failure.digest == blob.digest:
-            times = "once" if failure.times == 1 else f"{failure.times} times"
-            at = timestamp(failure.at_ms)
-            return f"it could not be brought {times}, the last time at {at}: {failure.cause}: {failure.reason}"
+            return _failed(failure)
     return "it was never asked for there"
+
+
+def _failed(failure: FailureReport) -> str:
+    times = "once" if failure.times == 1 else f"{failure.times} times"
+    at = timestamp(failure.at_ms)
+    return f"it could not be brought {times}, the last time at {at}: {failure.cause}: {failure.reason}"
 
 
 def _sources(heard: Heard, blob: Blob, everywhere: Sequence[Heard]) -> str:

@@ -13,6 +13,7 @@ from node.blobs.arrivals import FilesystemArrivals
 from node.blobs.filesystem import FilesystemStore
 from node.launch import Launch
 from node.members import other_members
+from node.replicator.inventories import exchanging
 from node.replicator.rpc import serve_replicator
 from replication.fetcher import Fetcher
 from replication.stores import ArrivalStore, StoreError
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def replicating(launch: Launch, blobs: FilesystemStore) -> AsyncIterator[Fetcher]:
-    """Brings blobs into `blobs` for those who ask at the launch's socket. Raises StoreError, OSError."""
+    """Brings blobs into `blobs` for those who ask at the launch's socket, and exchanges with the other members who has
+    which. Raises StoreError, OSError."""
     config = launch.config
     arrivals = await asyncio.to_thread(
         FilesystemArrivals.open, config.data / "arrivals", blobs, incarnation=launch.incarnation
@@ -34,7 +36,10 @@ async def replicating(launch: Launch, blobs: FilesystemStore) -> AsyncIterator[F
     async with AsyncExitStack() as stack:
         peers = other_members(config)
         stack.push_async_callback(peers.close)
-        fetcher = await stack.enter_async_context(Fetcher(peers, blobs, arrivals, observe=telemetry.observe_transfer))
+        copies = await stack.enter_async_context(exchanging(launch, blobs, peers))
+        fetcher = await stack.enter_async_context(
+            Fetcher(peers, blobs, arrivals, observe=telemetry.observe_transfer, copies=copies)
+        )
         for beside in (peers.keep_warm(), _keep_house(fetcher, arrivals)):
             stack.push_async_callback(_cancel, asyncio.create_task(beside))
         await stack.enter_async_context(serve_replicator(fetcher, launch.replicator_socket, directory=peers.directory))

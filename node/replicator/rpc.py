@@ -6,7 +6,7 @@ grows. Its messages, of which the first comes at once and others at least every 
     ("wait",)               the request has been taken
     ("arrival", id, n)      what comes is in this arrival; the bytes asked for can be read up to n
     ("limit", n)            they can be read up to n, as before or further
-    ("whole", id)           all of the blob is right, and in the store; "": it was there already
+    ("whole", id)           all that was asked for is right; "": the blob was here already
     ("failed", kind, text)  the class of a TransferError or StoreError, and what it says
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ import msgspec
 
 from consensus.errors import InvalidCommand, InvalidName
 from consensus.names import Digest, StoreId
+from consensus.parts import are_parts_of
 from node.rpc import BOUNDS, RECONNECT, STATUS_SECONDS, pack, unpack, uri_of
 from replication import sources, stores
 from replication.directory import Directory
@@ -38,7 +39,8 @@ from replication.transfer import HEARTBEAT_SECONDS
 SERVICE = "meridian.Replicator"
 BEGIN_SECONDS = 6.0  # in which a replicator that has died is there again
 SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
-MAX_AHEAD_BLOBS = 256  # in one message
+MAX_AHEAD_BLOBS = 256  # in one call
+MAX_AHEAD_PARTS = 256 * 1024  # bytes of their digests in one message
 
 _KINDS: dict[str, type[TransferError | StoreError]] = {
     kind.__name__: kind
@@ -169,7 +171,8 @@ class ReplicatorClient:
     async def ahead(self, wanted: Sequence[Wanted]) -> None:
         """These are likely to be asked for soon. What cannot be told is not; nothing is raised."""
         try:
-            await self._ahead(pack([_encode(each) for each in wanted[:MAX_AHEAD_BLOBS]]), timeout=STATUS_SECONDS)
+            for some in _messages_of(wanted[:MAX_AHEAD_BLOBS]):
+                await self._ahead(pack([_encode(each) for each in some]), timeout=STATUS_SECONDS)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError):
             return
 
@@ -193,18 +196,33 @@ class ReplicatorClient:
         await self._channel.close(None)
 
 
+def _messages_of(wanted: Sequence[Wanted]) -> Iterator[list[Wanted]]:
+    """In messages that are not too large: each has at most twice MAX_AHEAD_PARTS."""
+    some: list[Wanted] = []
+    for each in wanted:
+        some.append(each)
+        if sum(len(one.parts) for one in some) >= MAX_AHEAD_PARTS:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
 def _encode(wanted: Wanted) -> tuple[object, ...]:
-    return str(wanted.digest), wanted.size_bytes, wanted.holders, wanted.pushed_ms
+    return str(wanted.digest), wanted.size_bytes, wanted.holders, wanted.parts, wanted.pushed_ms
 
 
 def _decode(blob: Any) -> Wanted:
     """Raises InvalidCommand."""
     try:
-        name, size_bytes, holders, pushed_ms = blob
-        stores = tuple(StoreId(holder) for holder in holders)
-        return Wanted(Digest.parse(name), int(size_bytes), stores, pushed_ms=int(pushed_ms))
+        name, size_bytes, holders, parts, pushed_ms = blob
+        holders = tuple(StoreId(holder) for holder in holders)
+        wanted = Wanted(Digest.parse(name), int(size_bytes), holders, bytes(parts), int(pushed_ms))
+        if not are_parts_of(wanted.parts, wanted.size_bytes):
+            raise InvalidCommand("the parts are not those of such a blob")
     except (InvalidName, TypeError, ValueError) as error:
         raise InvalidCommand(f"not a blob: {error}") from error
+    return wanted
 
 
 def _error(kind: str, text: str, digest: Digest) -> TransferError | StoreError:

@@ -24,6 +24,7 @@ from consensus.commands import (
     MAX_COMMAND_BYTES,
     MAX_MANIFEST_BYTES,
     MAX_STAGED_PART_BYTES,
+    VERSION,
     BlobFact,
     Command,
     DeleteBlob,
@@ -42,6 +43,7 @@ from consensus.commands import (
 )
 from consensus.errors import InvalidCommand
 from consensus.names import Digest, RepositoryName, StoreId, Tag
+from consensus.parts import MAX_PARTS, MIN_PARTED_BYTES, PART_BYTES, part_stop, parts_of
 
 HEX = st.sampled_from("0123456789abcdef")
 DIGESTS = st.one_of(
@@ -81,6 +83,17 @@ PUTS = st.builds(
     expected=st.none() | st.just(ABSENT) | DIGESTS,
     sparse=st.booleans(),
 )
+BLOBS = st.one_of(
+    st.builds(BlobFact, DIGESTS, COUNTS),
+    st.integers(MIN_PARTED_BYTES, 50 * PART_BYTES).flatmap(
+        lambda size: st.builds(
+            BlobFact,
+            DIGESTS,
+            st.just(size),
+            st.binary(min_size=16, max_size=16).map(lambda part: part * parts_of(size)),
+        )
+    ),
+)
 STAGES = st.integers(1, 64).flatmap(
     lambda parts: st.builds(
         StageContent,
@@ -93,7 +106,7 @@ STAGES = st.integers(1, 64).flatmap(
 )
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(EnrolProposer, PRINTABLE),
-    st.builds(RecordBlobs, REPOSITORIES, STORES, few(st.builds(BlobFact, DIGESTS, COUNTS), least=1)),
+    st.builds(RecordBlobs, REPOSITORIES, STORES, few(BLOBS, least=1)),
     st.builds(MountBlob, REPOSITORIES, DIGESTS, st.none() | REPOSITORIES),
     STAGES,
     PUTS,
@@ -189,14 +202,15 @@ def test_a_cut_encoding_is_refused(data: st.DataObject, envelope: Envelope) -> N
         decode(payload + b"\x00")
 
 
-ENROL = [1, 0, 0, 0, 0, 5, 1, ["gateway"]]
+ENROL = [VERSION, 0, 0, 0, 0, 5, 1, ["gateway"]]
 DELETE = ["team/app", DIGEST.packed]
 
 
 @pytest.mark.parametrize(
     ("position", "value", "reason"),
     [
-        (0, 2, "version 2"),
+        (0, VERSION + 1, f"version {VERSION + 1}"),
+        (0, VERSION - 1, f"version {VERSION - 1}"),
         (0, 0, "version 0"),
         (0, True, "version True"),
         (0, "1", "version 1"),
@@ -232,10 +246,16 @@ def test_what_is_not_known_is_refused_by_name(position: int, value: object, reas
     ("kind", "fields"),
     [
         (2, ["team/app", "a" * 32, []]),
-        (2, ["team/app", "A" * 32, [[DIGEST.packed, 1]]]),
-        (2, ["Team/App", "a" * 32, [[DIGEST.packed, 1]]]),
-        (2, ["team/app", "a" * 32, [[DIGEST.packed, -1]]]),
-        (2, ["team/app", "a" * 32, [[str(DIGEST), 1]]]),
+        (2, ["team/app", "A" * 32, [[DIGEST.packed, 1, b""]]]),
+        (2, ["Team/App", "a" * 32, [[DIGEST.packed, 1, b""]]]),
+        (2, ["team/app", "a" * 32, [[DIGEST.packed, -1, b""]]]),
+        (2, ["team/app", "a" * 32, [[str(DIGEST), 1, b""]]]),
+        (2, ["team/app", "a" * 32, [[DIGEST.packed, 1]]]),
+        (2, ["team/app", "a" * 32, [[DIGEST.packed, 1, ""]]]),
+        (2, ["team/app", "a" * 32, [[DIGEST.packed, 1, bytes(16)]]]),
+        (2, ["team/app", "a" * 32, [[DIGEST.packed, MIN_PARTED_BYTES, bytes(7 * 16)]]]),
+        (2, ["team/app", "a" * 32, [[DIGEST.packed, MIN_PARTED_BYTES, bytes(8 * 16 - 1)]]]),
+        (2, ["team/app", "a" * 32, [[DIGEST.packed, part_stop(MAX_PARTS), bytes(16 * (MAX_PARTS + 1))]]]),
         (3, [*DELETE, False]),
         (4, [*DELETE, 2, 2, b"x"]),
         (4, [*DELETE, 0, 0, b"x"]),
@@ -256,7 +276,7 @@ def test_what_is_not_known_is_refused_by_name(position: int, value: object, reas
 )
 def test_fields_that_do_not_parse_are_refused(kind: int, fields: list[object]) -> None:
     with pytest.raises(InvalidCommand):
-        decode_command(msgpack.packb([1, kind, fields]))
+        decode_command(msgpack.packb([VERSION, kind, fields]))
 
 
 @pytest.mark.parametrize(
@@ -286,6 +306,14 @@ def test_a_command_over_the_size_is_refused_before_the_log() -> None:
         encode(Envelope(1, 1, 0, 0, a_manifest(b"x" * MAX_COMMAND_BYTES, 0)))
     with pytest.raises(InvalidCommand, match="at most"):
         encode_command(a_manifest(b"x" * MAX_COMMAND_BYTES, 0))
+
+
+def test_the_largest_blob_that_has_parts_fits_a_command() -> None:
+    size = part_stop(MAX_PARTS - 1)
+    fact = BlobFact(Digest("sha512", "ab" * 64), size, bytes(16 * MAX_PARTS))
+    command = RecordBlobs(RepositoryName("a" * 255), StoreId("a" * 32), (fact,))
+    envelope = Envelope(MAX_INTEGER, MAX_INTEGER, MAX_INTEGER, MAX_TIME_MS, command)
+    assert decode(encode(envelope)) == envelope
 
 
 @pytest.mark.parametrize("blobs", [0, 1000])

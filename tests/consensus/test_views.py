@@ -25,6 +25,7 @@ from consensus.errors import StateRefused
 from consensus.log import Entry
 from consensus.manifest import OCI_INDEX, OCI_MANIFEST
 from consensus.names import Digest, RepositoryName, StoreId, Tag
+from consensus.parts import MIN_PARTED_BYTES, parts_of
 from consensus.state import State
 from consensus.views import MAX_NAMING, BlobFacts, BlobView, ManifestView, Referrer, Views
 
@@ -140,6 +141,22 @@ def test_a_blob_is_held_by_the_stores_that_said_so(node: Node) -> None:
     assert node.views.holders(fact.digest) == [first, second]
     assert node.views.holders(other.digest) == [first]
     assert node.views.holders(digest_of(b"unknown")) == []
+    asked = [digest_of(b"unknown"), fact.digest, other.digest]
+    assert node.views.held(first, asked) == {fact.digest, other.digest}
+    assert node.views.held(second, asked) == {fact.digest}
+    assert node.views.held(StoreId("9" * 32), asked) == set()
+
+
+def test_the_first_parts_of_a_blob_that_are_told_stay(node: Node) -> None:
+    digest, size = digest_of(b"large"), MIN_PARTED_BYTES
+    told = [b"", b"1" * 16 * parts_of(size), b"2" * 16 * parts_of(size), b""]
+    found = []
+    for parts in told:
+        node.apply(RecordBlobs(APP, StoreId("0" * 32), (BlobFact(digest, size, parts),)))
+        facts = node.views.facts(digest)
+        found.append(facts and facts.parts)
+    assert found == [b"", told[1], told[1], told[1]]
+    assert node.views.facts(digest_of(b"unknown")) is None
 
 
 def test_the_companions_of_a_blob_are_those_of_the_newest_manifest_that_names_it(node: Node) -> None:
@@ -166,7 +183,7 @@ def test_a_blob_was_pushed_when_the_log_first_had_it(node: Node) -> None:
     for time_ms in (5000, 9000):
         index = node.state.applied + 1
         node.state.apply([Entry(index, encode(Envelope(1, index, index - 1, time_ms, record(APP, b"layer"))))])
-        assert node.views.facts(digest) == BlobFacts(5, 5000)
+        assert node.views.facts(digest) == BlobFacts(5, 5000, b"")
 
 
 def test_who_has_a_blob_and_who_names_it(node: Node) -> None:

@@ -36,16 +36,33 @@ def test_what_a_node_occupies(tmp_path: Path) -> None:
         assert premises.identity == identity
 
 
+def member(data: Path, congestion_control: str = "") -> Config:
+    alone = configuration(data)
+    listen = msgspec.structs.replace(alone.listen, transfers="127.0.0.1:0")
+    cluster = Cluster(id="c" * 32, members=("node-1=127.0.0.1:1",), congestion_control=congestion_control)
+    return msgspec.structs.replace(alone, listen=listen, cluster=cluster)
+
+
 def test_only_a_member_of_a_cluster_listens_for_others(tmp_path: Path) -> None:
-    alone = configuration(tmp_path / "alone")
-    with occupied(alone) as premises:
+    with occupied(configuration(tmp_path / "alone")) as premises:
         assert premises.transfers is None
-    member = configuration(tmp_path / "member")
-    listen = msgspec.structs.replace(member.listen, transfers="127.0.0.1:0")
-    cluster = Cluster(id="c" * 32, members=("node-1=127.0.0.1:1",))
-    with occupied(msgspec.structs.replace(member, listen=listen, cluster=cluster)) as premises:
+    with occupied(member(tmp_path / "member")) as premises:
         assert premises.transfers
         socket.create_connection(premises.transfers.getsockname()).close()
+
+
+def test_what_tcp_does_about_loss_can_be_chosen(tmp_path: Path) -> None:
+    with occupied(member(tmp_path, "reno")) as premises:
+        assert premises.transfers
+        with socket.create_connection(premises.transfers.getsockname()):
+            accepted, _ = premises.transfers.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).strip(b"\0") == b"reno"
+    with (
+        pytest.raises(PremisesRefused, match=r"nosuch cannot be had here .*reno"),
+        occupied(member(tmp_path, "nosuch")),
+    ):
+        pass
 
 
 def test_stale_sockets_are_removed(tmp_path: Path) -> None:

@@ -121,6 +121,16 @@ async def test_the_access_line_holds_the_request() -> None:
     assert str(line["time"]).endswith("Z")
 
 
+async def test_what_members_ask_each_other_all_the_time_is_counted_and_has_no_line() -> None:
+    with pipe() as (reader, writer):
+        observe = RequestObserver("gateway-0", Telemetry(), descriptor=writer)
+        observe(Record(route="inventory", status=200))
+        observe(Record(route="inventory", status=503))
+        observe.close()
+        assert [line["status"] for line in lines_of(reader)] == [503]
+    assert sample(render_metrics()[0], 'meridian_http_requests_total{method="GET",route="inventory",status="200"}') == 1
+
+
 # --- the access log ---
 
 

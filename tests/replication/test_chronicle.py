@@ -14,7 +14,7 @@ from replication.chronicle import Chronicle, Meter
 from replication.fetcher import Fetcher
 from replication.reports import MAX_FAILURES, MAX_LAGS, RATE_SECONDS, MemberReport, ReplicatorReport
 from replication.sources import BlobNowhere, HoldersUnreachable
-from tests.replication.test_fetcher import OTHER, STORE, Gate, fetching, follow, store
+from tests.replication.test_fetcher import OTHER, STORE, Gate, fetching, follow, idle, store
 
 __all__ = ["store"]
 
@@ -116,6 +116,7 @@ async def test_a_clock_that_is_behind_makes_no_lag_negative(store: FilesystemSto
     gate.open.set()
     async with fetching(store, gate) as (fetcher, records):
         await follow(fetcher, replace(gate.add(b"x"), pushed_ms=clock.wall_ms() + 60_000))
+        await idle(fetcher)
         assert [record.lag_seconds for record in records] == [0]
 
 

@@ -5,47 +5,60 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from consensus import parts
 from consensus.names import Digest, StoreId
+from consensus.parts import PartsHash
 from node.blobs.arrivals import FilesystemArrivals
 from node.blobs.filesystem import FilesystemStore
 from replication import fetcher as fetchers
-from replication.directory import BlobNotHeld
+from replication import schedule
+from replication.directory import BlobNotHeld, PeerUnreachable
 from replication.fetcher import Fetcher, TransferRecord
 from replication.sources import BlobNowhere, HoldersUnreachable, TransferFalse, TransfersBusy, Wanted
 from replication.transfer import Transfer
 
+PIECE = 128 * 1024
 STORE, OTHER = StoreId("1" * 32), StoreId("2" * 32)
 
 
 @dataclass
 class Gate:
-    """A Source that has some blobs and gives them once `open` is set; `lies` are stores that give something else."""
+    """A Source that has some blobs and gives them once `open` is set. Of its stores some lie, from an offset on, lack
+    all or are gone; `stops` says after how many bytes some fall silent."""
 
     contents: dict[Digest, bytes] = field(default_factory=dict)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     lies: set[StoreId] = field(default_factory=set)
+    lacks: set[StoreId] = field(default_factory=set)
+    gone: set[StoreId] = field(default_factory=set)
+    lies_from: int = 0
+    stops: dict[StoreId, int] = field(default_factory=dict)
     asked: list[tuple[StoreId, Digest]] = field(default_factory=list)
 
     def add(self, content: bytes, *holders: StoreId) -> Wanted:
         digest = Digest("sha256", hashlib.sha256(content).hexdigest())
         self.contents[digest] = content
-        return Wanted(digest, len(content), holders or (STORE,))
+        running = PartsHash()
+        running.update(content)
+        return Wanted(digest, len(content), holders or (STORE,), running.digests(len(content)))
 
     @asynccontextmanager
     async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[Gate.Part]:
         self.asked.append((store, digest))
         await self.open.wait()
-        if digest not in self.contents:
+        if store in self.gone:
+            raise PeerUnreachable(store)
+        if digest not in self.contents or store in self.lacks:
             raise BlobNotHeld(store)
         content = self.contents[digest]
-        given = bytes(len(content)) if store in self.lies else content
-        yield Gate.Part(len(content), _once(given[start:stop]))
+        given = content[: self.lies_from].ljust(len(content), b"\0") if store in self.lies else content
+        yield Gate.Part(len(content), _once(given[start:stop], self.stops.get(store)))
 
     def distance(self, store: StoreId) -> float:
         return int(store[:1]) / 100
@@ -56,8 +69,25 @@ class Gate:
         chunks: AsyncIterator[bytes]
 
 
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
+async def _once(content: bytes, stop: int | None) -> AsyncIterator[bytes]:
+    yield content[:stop]
+    if stop is not None and stop < len(content):
+        await asyncio.Event().wait()
+
+
+def noise(size: int) -> bytes:
+    return hashlib.shake_128(b"%d" % size).digest(size)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", PIECE)
+    monkeypatch.setattr(parts, "MIN_PARTED_BYTES", PIECE + 1)
+
+
+async def ended(fetcher: Fetcher) -> None:
+    while fetcher.status.transfers:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -67,11 +97,31 @@ def store(tmp_path: Path) -> Iterator[FilesystemStore]:
     store.close()
 
 
+@dataclass
+class Hearsay:
+    """Copies that a test says there are."""
+
+    said: dict[Digest, list[StoreId]] = field(default_factory=dict)
+    here: list[Digest] = field(default_factory=list)
+
+    def holders(self, digest: Digest) -> list[StoreId]:
+        return self.said.get(digest, [])
+
+    def kept(self, digest: Digest) -> None:
+        self.here.append(digest)
+
+    def untrue(self, store: StoreId, digest: Digest) -> None:
+        self.said[digest] = [each for each in self.holders(digest) if each != store]
+
+
 @asynccontextmanager
-async def fetching(store: FilesystemStore, gate: Gate) -> AsyncIterator[tuple[Fetcher, list[TransferRecord]]]:
+async def fetching(
+    store: FilesystemStore, gate: Gate, copies: Hearsay | None = None
+) -> AsyncIterator[tuple[Fetcher, list[TransferRecord]]]:
     records: list[TransferRecord] = []
     arrivals = FilesystemArrivals.open(store.folder.parent / "arrivals", store, incarnation="1")
-    async with asyncio.timeout(20), Fetcher(gate, store, arrivals, observe=records.append) as fetcher:
+    fetcher = Fetcher(gate, store, arrivals, observe=records.append, copies=copies)
+    async with asyncio.timeout(20), fetcher:
         yield fetcher, records
 
 
@@ -83,6 +133,12 @@ async def follow(fetcher: Fetcher, wanted: Wanted) -> None:
             pass
     finally:
         following.leave()
+
+
+async def idle(fetcher: Fetcher) -> None:
+    """Clients have all bytes before the blob is one."""
+    while fetcher.status.transfers:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 def transfers(fetcher: Fetcher) -> list[Transfer]:
@@ -112,6 +168,7 @@ async def test_the_bounds_are_kept_and_room_comes_back(store: FilesystemStore, m
         while fetcher.status.transfers:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await follow(fetcher, wanted[3])
+        await ended(fetcher)
         assert [record.outcome for record in records] == ["kept"] * 4
         assert fetcher.status.followings == 0
 
@@ -145,31 +202,66 @@ async def test_what_is_asked_for_goes_before_what_is_ahead(store: FilesystemStor
         assert len(records) == before  # they are here
 
 
-async def test_of_two_givers_the_one_that_lied_is_found(
-    store: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [1, 70_000, PIECE + 1, 5 * PIECE + 77])
+async def test_a_liar_is_replaced_without_a_word(
+    store: FilesystemStore, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("replication.pieces.PIECE_BYTES", 1000)
     gate = Gate(lies={STORE})
     gate.open.set()
     async with fetching(store, gate) as (fetcher, records):
-        wanted = gate.add(bytes(range(256)) * 400, STORE, OTHER)
-        outcomes = []
-        for _ in range(4):
-            try:
-                await follow(fetcher, wanted)
-            except TransferFalse:
-                outcomes.append(False)
-            else:
-                outcomes.append(True)
-                break
-        assert outcomes[-1]
+        wanted = gate.add(noise(size), STORE, OTHER)
+        await follow(fetcher, wanted)
+        await ended(fetcher)
         assert await store.stat(wanted.digest) == wanted.size_bytes
-        assert {record.outcome for record in records} == {"TransferFalse", "kept"}
-        alone = gate.add(b"x" * 70_000)
+        assert [record.outcome for record in records] == ["kept"]
+        assert records[0].troubles["wrong"] >= 1
+        assert caplog.records[-1].msg == "wrong_bytes_given"
+        assert caplog.records[-1].__dict__["stores"] == [STORE]
+
+
+@pytest.mark.parametrize("size", [70_000, 5 * PIECE])
+async def test_alone_a_liar_is_not_asked_again_for_a_while(store: FilesystemStore, size: int) -> None:
+    gate = Gate(lies={STORE})
+    gate.open.set()
+    async with fetching(store, gate) as (fetcher, _):
+        wanted = gate.add(noise(size))
         with pytest.raises(TransferFalse):
-            await follow(fetcher, alone)
+            await follow(fetcher, wanted)
+        await ended(fetcher)
+        asked = len(gate.asked)
         with pytest.raises(HoldersUnreachable, match="wrong bytes"):
-            await follow(fetcher, alone)
+            await follow(fetcher, wanted)
+        assert len(gate.asked) == asked
+
+
+@pytest.mark.parametrize("lies", [set(), {STORE}])
+async def test_parts_that_everybody_contradicts_are_not_believed(store: FilesystemStore, lies: set[StoreId]) -> None:
+    gate = Gate(lies=lies)
+    gate.open.set()
+    async with fetching(store, gate) as (fetcher, records):
+        wanted = gate.add(noise(5 * PIECE), STORE, OTHER)
+        false = replace(wanted, parts=wanted.parts[:-16] + bytes(16))
+        for _ in range(1 + len(lies)):  # which of them lies is seen in the whole
+            with suppress(TransferFalse):
+                await follow(fetcher, false)
+            await ended(fetcher)
+        assert await store.stat(wanted.digest) == wanted.size_bytes
+        assert [record.outcome for record in records] == ["TransferFalse"] * len(lies) + ["kept"]
+
+
+async def test_a_part_of_which_two_gave_some_is_fetched_from_one_alone(
+    store: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The liar gives the wrong beginning of each part that it is asked for, and then nothing."""
+    monkeypatch.setattr(schedule, "SILENCE_SECONDS", 0.1)
+    gate = Gate(lies={STORE}, lies_from=PIECE, stops={STORE: PIECE - 1000})
+    gate.open.set()
+    async with fetching(store, gate) as (fetcher, records):
+        wanted = gate.add(noise(4 * PIECE), STORE, OTHER)
+        await asyncio.wait_for(follow(fetcher, wanted), 10)
+        await ended(fetcher)
+        assert [record.outcome for record in records] == ["kept"]
+        assert "wrong" not in records[0].troubles  # nobody can be said to have lied
 
 
 async def test_a_blob_that_nobody_has_is_a_loss(store: FilesystemStore, caplog: pytest.LogCaptureFixture) -> None:
@@ -182,3 +274,69 @@ async def test_a_blob_that_nobody_has_is_a_loss(store: FilesystemStore, caplog: 
             await follow(fetcher, wanted)
         assert {holder for holder, _ in gate.asked} == {STORE, OTHER}
         assert "blob_lost" in caplog.text
+
+
+async def test_copies_are_asked_beside_the_holders_and_what_was_kept_is_one(store: FilesystemStore) -> None:
+    gate, copies = Gate(gone={STORE}), Hearsay()
+    gate.open.set()
+    async with fetching(store, gate, copies) as (fetcher, _):
+        wanted, unclaimed = gate.add(b"a copy"), gate.add(b"without a copy")
+        copies.said[wanted.digest] = [OTHER, store.store_id, STORE]
+        await follow(fetcher, wanted)
+        await idle(fetcher)
+        assert {holder for holder, _ in gate.asked} <= {STORE, OTHER}
+        assert copies.here == [wanted.digest]
+        with pytest.raises(HoldersUnreachable):
+            await follow(fetcher, unclaimed)
+        assert copies.here == [wanted.digest]
+        lonely = gate.add(b"whose only holder in the log is this node")
+        copies.said[lonely.digest] = [OTHER]
+        await follow(fetcher, Wanted(lonely.digest, lonely.size_bytes, ()))
+
+
+async def test_a_copy_that_becomes_known_is_used_by_what_runs_already(store: FilesystemStore) -> None:
+    gate, copies = Gate(), Hearsay()
+    async with fetching(store, gate, copies) as (fetcher, _):
+        wanted = gate.add(b"later known")
+        following = asyncio.create_task(follow(fetcher, wanted))
+        while not gate.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        gate.gone.add(STORE)
+        copies.said[wanted.digest] = [OTHER]
+        gate.open.set()
+        await following
+        assert gate.asked[-1] == (OTHER, wanted.digest)
+
+
+async def test_a_copy_that_becomes_known_when_nobody_is_left_is_used_too(store: FilesystemStore) -> None:
+    gate, copies = Gate(gone={STORE}), Hearsay()
+    gate.open.set()
+    async with fetching(store, gate, copies) as (fetcher, records):
+        wanted = gate.add(b"known at last")
+        following = asyncio.create_task(follow(fetcher, wanted))
+        await asyncio.sleep(0.8)
+        copies.said[wanted.digest] = [OTHER]
+        await following
+        await idle(fetcher)
+        assert [record.outcome for record in records] == ["kept"]
+
+
+async def test_a_false_claim_costs_one_request_and_a_lie_of_a_copy_is_blamed(store: FilesystemStore) -> None:
+    gate, copies = Gate(lacks={OTHER}), Hearsay()
+    gate.open.set()
+    async with fetching(store, gate, copies) as (fetcher, _):
+        wanted = gate.add(b"not there", STORE)
+        gate.gone.add(STORE)
+        copies.said[wanted.digest] = [OTHER]
+        with pytest.raises(HoldersUnreachable):
+            await follow(fetcher, wanted)
+        assert copies.said[wanted.digest] == []
+        assert gate.asked.count((OTHER, wanted.digest)) == 1
+        gate.gone, gate.lacks, gate.lies = set(), {STORE}, {OTHER}
+        copies.said[wanted.digest] = [OTHER]
+        with pytest.raises(TransferFalse):
+            await follow(fetcher, wanted)
+        before = gate.asked.count((OTHER, wanted.digest))
+        with pytest.raises(BlobNowhere):
+            await follow(fetcher, wanted)
+        assert gate.asked.count((OTHER, wanted.digest)) == before

@@ -176,7 +176,37 @@ def test_who_answers_something_else_is_not_asked_again() -> None:
     assert sum(holder == NEAR for holder, _, _ in made.asked) <= schedules.FIRST_FLOWS
 
 
-def test_one_holder_alone_where_parts_of_several_were_wrong() -> None:
+def test_who_has_lied_is_not_asked_again_and_its_flows_are_cut() -> None:
+    made = world(20, near=100, far=100)
+    made.step()
+    made.schedule.expose(NEAR)
+    assert {flow.holder for flow in made.schedule.overdue(made.now)} == {NEAR}
+    asked = len(made.asked)
+    for flow in made.schedule.overdue(made.now):
+        made.schedule.ended(flow, Trouble.WRONG, made.now)
+    assert not made.schedule.deceived
+    assert made.run()
+    assert {holder for holder, _, _ in made.asked[asked:]} == {FAR}
+    made.schedule.expose(FAR)
+    assert made.schedule.deceived
+
+
+def test_a_piece_in_doubt_has_one_flow_at_a_time() -> None:
+    made = world(1, near=0, far=100)
+    made.schedule.doubted.add(0)
+    assert made.run(20)  # a silent one makes room for another
+    assert [holder for holder, _, _ in made.asked] == [NEAR, FAR]
+    assert made.most == 1
+
+
+def test_what_is_dropped_is_of_no_use_to_any_flow() -> None:
+    made = world(2, near=100)
+    made.step()
+    made.schedule.drop(0)
+    assert [flow.piece for flow in made.schedule.overdue(made.now)] == [0]
+
+
+def test_one_holder_alone_where_nothing_is_proven_before_the_end() -> None:
     made = world(60, spread=False, near=500, far=500)
     assert made.run()
     assert {holder for holder, _, _ in made.asked} == {NEAR}
@@ -247,3 +277,29 @@ def test_whatever_holders_do_it_ends_and_nothing_comes_wrong(
     assert made.run()
     assert made.most <= schedules.MOST_FLOWS + schedules.URGENT_FLOWS
     assert made.received <= 3 * count * PIECE + 20 * PIECE
+
+
+def test_a_holder_that_becomes_known_is_asked_too_and_changes_nothing_for_the_others() -> None:
+    made = world(40, near=0)
+    assert not made.run(60)
+    made = world(40, near=0)
+    made.step()
+    made.rates[FAR] = 2000
+    made.schedule.admit([FAR, NEAR])
+    assert made.run(60)
+    made.schedule.admit([FAR])
+    assert not made.schedule.lost
+
+
+def test_a_blob_is_not_lost_while_a_holder_that_was_added_may_have_it() -> None:
+    schedule = Schedule(Pieces(5, 5), [NEAR], distance=lambda _: 1.0)
+    flow = schedule.next([0], 0.0)
+    assert flow
+    schedule.ended(flow, schedules.Trouble.NOT_HELD, 0.0)
+    assert schedule.lost
+    assert schedule.hopeless(0.0)
+    schedule.admit([NEAR])  # what it has said of this transfer stands
+    assert schedule.lost
+    schedule.admit([FAR])
+    assert not schedule.lost
+    assert not schedule.hopeless(0.0)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -53,24 +52,6 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
         source.sendto(bytes(1000), (sys.argv[1], 7000))
     source.sendto(b"", (sys.argv[1], 7000))
 """
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(load(), tmp_path_factory.mktemp("lab")) as it:
-        try:
-            asyncio.run(it.start())
-            yield it
-        finally:
-            asyncio.run(it.close())
-
-
-@pytest.fixture
-def restored(world: Lab) -> Iterator[Lab]:
-    """As it was, after the test."""
-    yield world
-    for pair, link in world.topology.links.items():
-        world.set(*pair, delay_ms=link.delay_ms, loss=0, rate_mbit=link.rate_mbit, queue_ms=link.queue_ms, cut=False)
 
 
 def client(it: Lab, region: str) -> httpx.Client:

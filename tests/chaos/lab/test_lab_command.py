@@ -96,7 +96,7 @@ def test_a_lab_from_up_to_down(person: Person) -> None:
         ("left", "running"),
         ("right", "running"),
     ]
-    assert all(len(region["pids"]) == 3 for region in status["regions"])
+    assert all(len(region["pids"]) == 4 for region in status["regions"])
     assert [(way["from"], way["to"], way["delay_ms"]) for way in status["ways"]] == [
         ("left", "right", 5),
         ("right", "left", 5),

@@ -58,7 +58,7 @@ async def push(stores: Stores, content: bytes, algorithm: str = "sha256") -> Dig
     digest = digest_of(content, algorithm)
     upload = await stores.uploads.begin(algorithm)
     await upload.write(content)
-    assert await upload.commit(digest) == len(content)
+    assert (await upload.commit(digest)).size_bytes == len(content)
     await upload.abort()
     return digest
 
@@ -121,7 +121,7 @@ class StoreSuite:
 
     async def test_an_empty_blob_is_a_blob(self, stores: Stores) -> None:
         upload = await stores.uploads.begin()
-        assert await upload.commit(digest_of(b"")) == 0
+        assert (await upload.commit(digest_of(b""))).size_bytes == 0
         assert await stores.blobs.stat(digest_of(b"")) == 0
         assert await pull(stores.blobs, digest_of(b"")) == b""
 
@@ -153,7 +153,7 @@ class StoreSuite:
             assert upload.offset == end
             place = stores.elsewhere if number % 2 == 0 else stores.uploads
             upload = await place.resume(upload.upload_id)
-        assert await upload.commit(digest_of(content)) == len(content)
+        assert (await upload.commit(digest_of(content))).size_bytes == len(content)
         assert await pull(stores.blobs, digest_of(content)) == content
 
     async def test_only_one_holds_an_upload(self, stores: Stores) -> None:
@@ -193,13 +193,13 @@ class StoreSuite:
         digest = digest_of(b"content")
         upload = await stores.uploads.begin()
         await upload.write(b"content")
-        assert await upload.commit(digest) == 7
+        assert (await upload.commit(digest)).size_bytes == 7
         for place in (stores.elsewhere, stores.uploads):
             again = await place.resume(upload.upload_id)
             assert again.offset == 7
             with pytest.raises(UploadNotFound):
                 await again.write(b"more")
-            assert await again.commit(digest) == 7
+            assert (await again.commit(digest)).size_bytes == 7
         looked_at = await stores.uploads.resume(upload.upload_id)
         await looked_at.suspend()
         await upload.abort()
@@ -241,7 +241,7 @@ class StoreSuite:
         await upload.commit(digest_of(b""))
         again = await stores.elsewhere.resume(upload.upload_id)
         await upload.abort()
-        assert await again.commit(digest_of(b"")) == 0
+        assert (await again.commit(digest_of(b""))).size_bytes == 0
         await again.abort()
 
     async def test_many_commit_the_same_blob_at_once(self, stores: Stores) -> None:
@@ -252,8 +252,8 @@ class StoreSuite:
         for upload in uploads:
             await upload.write(content)
         async with asyncio.timeout(DEADLINE_SECONDS):
-            sizes = await asyncio.gather(*(upload.commit(digest) for upload in uploads))
-        assert sizes == [len(content)] * len(uploads)
+            facts = await asyncio.gather(*(upload.commit(digest) for upload in uploads))
+        assert [fact.size_bytes for fact in facts] == [len(content)] * len(uploads)
         assert await held(stores.blobs) == {digest}
         assert await pull(stores.blobs, digest, 65_537) == content
 
@@ -267,7 +267,7 @@ class StoreSuite:
         await upload.suspend()
         upload = await stores.elsewhere.resume(upload.upload_id)
         await upload.write(content[9:])
-        assert await upload.commit(digest) == len(content)
+        assert (await upload.commit(digest)).size_bytes == len(content)
         assert await held(stores.blobs) == {digest}
         assert await pull(stores.blobs, digest) == content
 
@@ -295,7 +295,7 @@ class StoreSuite:
             with pytest.raises(UploadNotFound):
                 await stores.uploads.resume(gone.upload_id)
         await busy.write(b"still held")
-        assert await busy.commit(digest_of(b"still held")) == 10
+        assert (await busy.commit(digest_of(b"still held"))).size_bytes == 10
         assert await held(stores.blobs) == {digest_of(b"still held"), digest_of(b"")}
 
     async def test_open_uploads_are_counted(self, stores: Stores) -> None:
@@ -339,7 +339,7 @@ class StoreSuite:
                     await upload.suspend()
                     upload = await stores.elsewhere.resume(upload.upload_id)
                 await upload.write(content[upload.offset : upload.offset + size])
-            assert await upload.commit(digest_of(content)) == len(content)
+            assert (await upload.commit(digest_of(content))).size_bytes == len(content)
             assert await pull(stores.blobs, digest_of(content)) == content
             await upload.abort()
             await stores.blobs.delete(digest_of(content))
@@ -358,7 +358,7 @@ class StoreSuite:
         upload = await stores.uploads.begin()
         for position in range(0, len(content), 3):
             await upload.write(content[position : position + 3])
-        assert await upload.commit(digest_of(content)) == len(content)
+        assert (await upload.commit(digest_of(content))).size_bytes == len(content)
 
     async def test_a_cancelled_writer_leaves_a_prefix_to_go_on_from(self, stores: Stores) -> None:
         content = noise(8 * MIB)
@@ -373,7 +373,7 @@ class StoreSuite:
             upload = await resume_soon(stores.elsewhere, upload.upload_id)
             assert 0 <= upload.offset <= len(content)
             await upload.write(content[upload.offset :])
-            assert await upload.commit(digest_of(content)) == len(content)
+            assert (await upload.commit(digest_of(content))).size_bytes == len(content)
             await upload.abort()
 
     async def test_a_cancelled_commit_happens_or_does_not(self, stores: Stores) -> None:
@@ -388,7 +388,7 @@ class StoreSuite:
             await asyncio.gather(committing, return_exceptions=True)
             await upload.suspend()
             upload = await resume_soon(stores.elsewhere, upload.upload_id)
-            assert await upload.commit(digest_of(content)) == len(content)
+            assert (await upload.commit(digest_of(content))).size_bytes == len(content)
             await upload.abort()
 
 

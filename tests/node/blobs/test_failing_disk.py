@@ -70,7 +70,7 @@ async def attempt(stores: Stores, upload_id: str) -> str:
         await upload.suspend()
         upload = await stores.elsewhere.resume(upload.upload_id)
         await upload.write(CONTENT[upload.offset :])
-        assert await upload.commit(DIGEST) == len(CONTENT)
+        assert (await upload.commit(DIGEST)).size_bytes == len(CONTENT)
     except (StoreFailed, StoreFull):
         await upload.suspend()
         return upload.upload_id

@@ -13,6 +13,7 @@ from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from replication.stores import StoreFailed, StoreFull, StoreRefused, UploadNotFound
 from tests.node.blobs.file_stores import FileStores
+from tests.node.blobs.parts_suite import PartsSuite
 from tests.node.blobs.suite import (
     MIB,
     STORE_ID,
@@ -36,7 +37,7 @@ def files(tmp_path: Path) -> Iterator[FileStores]:
         yield files
 
 
-class TestFilesystemStore(StoreSuite):
+class TestFilesystemStore(PartsSuite, StoreSuite):
     @pytest.fixture
     def make(self, files: FileStores) -> MakeStores:
         return files.stores

@@ -4,6 +4,7 @@ import pytest
 
 from node.blobs.memory import MemoryStore, MemoryUploads
 from replication.stores import StoreFull
+from tests.node.blobs.parts_suite import PartsSuite
 from tests.node.blobs.suite import STORE_ID, MakeStores, Stores, StoreSuite, digest_of
 
 
@@ -13,7 +14,7 @@ def memory_stores() -> Stores:
     return Stores(store, uploads, uploads)
 
 
-class TestMemoryStore(StoreSuite):
+class TestMemoryStore(PartsSuite, StoreSuite):
     @pytest.fixture
     def make(self) -> MakeStores:
         return memory_stores
@@ -37,4 +38,4 @@ async def test_room_is_bounded_and_comes_back() -> None:
         await again.write(b"5")
     await store.delete(digest_of(b"123456"))
     await again.write(b"567890")
-    assert await again.commit(digest_of(b"1234567890")) == 10
+    assert (await again.commit(digest_of(b"1234567890"))).size_bytes == 10

@@ -52,7 +52,7 @@ async def test_an_upload_is_held_against_other_processes_until_its_own_dies(file
         process.wait()
         upload = await uploads.resume(upload_id)
         assert upload.offset == 2 * MIB  # what was written after the last suspend was never acknowledged
-        assert await upload.commit(digest_of(noise(2 * MIB))) == 2 * MIB
+        assert (await upload.commit(digest_of(noise(2 * MIB)))).size_bytes == 2 * MIB
         assert await pull(files.store(), digest_of(noise(2 * MIB))) == noise(2 * MIB)
 
 

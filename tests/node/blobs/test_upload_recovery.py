@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import resource
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from node.blobs.record import UploadRecord
 from node.blobs.uploads import FilesystemUploads
 from replication.stores import UploadNotFound
 from tests.node.blobs.file_stores import FileStores
+from tests.node.blobs.parts_suite import fact_of
 from tests.node.blobs.suite import MIB, digest_of, held, noise, pull
 
 CONTENT = noise(3 * MIB + 5)
@@ -43,9 +45,11 @@ async def finish(uploads: FilesystemUploads, upload_id: str) -> Digest:
     return digest
 
 
-def record(offset: int, hash_state: bytes | None = None, digest: Digest | None = None) -> UploadRecord:
+def record(
+    offset: int, hash_state: bytes | None = None, digest: Digest | None = None, parts: bytes | None = None
+) -> UploadRecord:
     received = hashlib.sha256(CONTENT[:offset]).hexdigest()
-    return UploadRecord("first start", "sha256", offset, received, hash_state, digest)
+    return UploadRecord("first start", "sha256", offset, received, hash_state, digest, parts)
 
 
 @pytest.mark.parametrize("incarnation", ["first start", "second start"])
@@ -88,7 +92,7 @@ def test_with_a_damaged_record_an_upload_is_gone(files: FileStores) -> None:
         path = files.upload_folder(upload_id) / "state"
         kept = bytearray(path.read_bytes())
         if content is None:
-            kept[position % len(kept)] ^= 1 + position % 255
+            kept[position % 1024] ^= 1 + position % 255
         path.write_bytes(kept if content is None else content)
         with pytest.raises(UploadNotFound):
             await uploads.resume(upload_id)
@@ -108,6 +112,34 @@ def test_anything_can_be_offered_as_a_record(content: bytes) -> None:
     for offered in (content, body):
         found = UploadRecord.decode(offered)
         assert found is None or found.encode() == offered
+
+
+@pytest.mark.parametrize("incarnation", ["first start", "second start"])
+@pytest.mark.parametrize("damage", ["none", "changed", "cut"])
+async def test_parts_that_are_not_as_they_were_are_hashed_again(
+    files: FileStores, incarnation: str, damage: str
+) -> None:
+    upload_id = await half_an_upload(files.uploads())
+    state = files.upload_folder(upload_id) / "state"
+    kept = state.read_bytes()
+    assert len(kept) == 1024 + 8 * 16
+    state.write_bytes({"none": kept, "changed": kept[:-1] + b"!", "cut": kept[:-16]}[damage])
+    upload = await files.uploads(incarnation=incarnation).resume(upload_id)
+    await upload.write(CONTENT[upload.offset :])
+    assert await upload.commit(digest_of(CONTENT)) == fact_of(CONTENT)
+
+
+async def test_where_there_is_no_room_for_parts_a_record_does_without(tmp_path: Path) -> None:
+    path, parts = tmp_path / "state", bytes(16 * 8)
+    record(HALF, parts=parts).write(path)
+    assert UploadRecord.read(path) == record(HALF, parts=parts)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 + 100, before[1]))
+        record(HALF, parts=b"1" * 16 * 8).write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert UploadRecord.read(path) == record(HALF)
 
 
 @pytest.mark.parametrize("incarnation", ["first start", "second start"])
@@ -149,7 +181,7 @@ class TestDeathInTheMiddleOfACommit:
         await upload.write(CONTENT)
         await upload.suspend()
         folder = files.upload_folder(upload.upload_id)
-        record(len(CONTENT), digest=digest_of(CONTENT)).write(folder / "state")
+        record(len(CONTENT), digest=digest_of(CONTENT), parts=fact_of(CONTENT).parts).write(folder / "state")
         return upload.upload_id
 
     @pytest.mark.parametrize("incarnation", ["first start", "second start"])
@@ -160,7 +192,7 @@ class TestDeathInTheMiddleOfACommit:
         upload = await uploads.resume(upload_id)
         assert upload.offset == len(CONTENT)
         assert await held(files.store()) == set()
-        await upload.commit(digest_of(CONTENT))
+        assert await upload.commit(digest_of(CONTENT)) == fact_of(CONTENT)
         assert await pull(files.store(), digest_of(CONTENT)) == CONTENT
 
     @pytest.mark.parametrize("incarnation", ["first start", "second start"])
@@ -169,7 +201,7 @@ class TestDeathInTheMiddleOfACommit:
         store.adopt(files.upload_folder(upload_id) / "data", digest_of(CONTENT), len(CONTENT))
         upload = await uploads.resume(upload_id)
         assert upload.offset == len(CONTENT)
-        assert await upload.commit(digest_of(CONTENT)) == len(CONTENT)
+        assert await upload.commit(digest_of(CONTENT)) == fact_of(CONTENT)
         await upload.abort()
         assert await pull(store, digest_of(CONTENT)) == CONTENT
 

@@ -60,7 +60,7 @@ async def memory(files: FileStores) -> None:
         expected.update(chunk)
         await upload.write(chunk)
     digest = Digest("sha256", expected.hexdigest())
-    size = await upload.commit(digest)
+    size = (await upload.commit(digest)).size_bytes
     reader = await store.open(digest)
     for offset in range(0, size, MIB):
         await reader.read(offset, MIB)

@@ -13,6 +13,7 @@ from consensus.names import StoreId
 from node.config import Limits
 from node.gateway.requests import Receive, Scope, Send
 from node.gateway.server import HttpServer
+from replication.inventory import INVENTORY_PATH
 from tests.node.gateway.regions import Cluster
 from tests.node.member_certificates import CLUSTER_ID
 
@@ -56,16 +57,24 @@ class Giving:
 
 
 Give = Callable[[Giving], Awaitable[None]]
+Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
 
 
 @dataclass
 class FalseMember:
-    """Whoever asks for a blob gets what `give` makes of it; any other request is for `answer`."""
+    """Whoever asks for a blob gets what `give` makes of it, who asks for its inventory what `tell` does, by default
+    404; any other request is for `answer`."""
 
     name: str
     store: StoreId
     give: Give
-    answer: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None
+    answer: Answer | None = None
+    tell: Answer | None = None
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     offsets: list[int] = field(default_factory=list)
     introductions: int = 0
@@ -83,6 +92,8 @@ class FalseMember:
             first, last = map(int, dict(scope["headers"])[b"range"].removeprefix(b"bytes=").split(b"-"))
             self.offsets.append(first)
             await self.give(Giving(first, last + 1, send, self.go_on))
+        elif path == INVENTORY_PATH:
+            await (self.tell or _not_found)(scope, receive, send)
         elif self.answer:
             await self.answer(scope, receive, send)
 

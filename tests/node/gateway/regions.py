@@ -19,6 +19,7 @@ import msgspec
 
 from consensus.commands import BlobFact, RecordBlobs
 from consensus.names import Digest, RepositoryName, StoreId
+from consensus.parts import PartsHash
 from consensus.proposer import Proposer
 from consensus.replica import Replica
 from consensus.solo import SoloLog
@@ -28,6 +29,7 @@ from node.blobs.filesystem import FilesystemStore
 from node.blobs.uploads import FilesystemUploads
 from node.config import Config
 from node.gateway.app import create_app
+from node.gateway.requests import RequestRecord
 from node.gateway.server import HttpServer
 from node.gateway.surroundings import Surroundings, connect, serve_transfers
 from node.identity import Identity
@@ -45,6 +47,22 @@ from tests.node.member_certificates import CLUSTER_ID, CertificateAuthority, Iss
 REPOSITORY = "team/app"
 
 
+class PeerRecords(Records):
+    """But for inventories, which members ask for all the time."""
+
+    def __call__(self, record: RequestRecord) -> None:
+        if record.route == "inventory":
+            self.begun -= 1
+        else:
+            super().__call__(record)
+
+
+def parts_of(content: bytes) -> bytes:
+    running = PartsHash()
+    running.update(content)
+    return running.digests(len(content))
+
+
 @dataclass
 class Region:
     """One node."""
@@ -58,20 +76,21 @@ class Region:
     around: Surroundings
     fetcher: Fetcher
     records: Records = field(default_factory=Records)
-    peer_records: Records = field(default_factory=Records)
+    peer_records: Records = field(default_factory=PeerRecords)
     port: int = field(init=False)
     transfers: HttpServer = field(init=False)
     overview: Overview = field(init=False)
     client: httpx.AsyncClient = field(init=False)
 
-    async def learn(self, content: bytes, *holders: StoreId, repository: str = REPOSITORY) -> str:
-        """The state knows the blob, at these stores; returns its digest."""
+    async def learn(self, content: bytes, *holders: StoreId, parts: bytes | None = None) -> str:
+        """The state knows the blob, at these stores; returns its digest. Its parts are those of the content unless
+        others are given, or none."""
         digest = digest_of(content)
-        await self.learn_fact(digest, len(content), *holders, repository=repository)
+        found = parts_of(content) if parts is None else parts
+        await self.learn_fact(BlobFact(Digest.parse(digest), len(content), found), *holders)
         return digest
 
-    async def learn_fact(self, digest: str, size: int, *holders: StoreId, repository: str = REPOSITORY) -> None:
-        fact = BlobFact(Digest.parse(digest), size)
+    async def learn_fact(self, fact: BlobFact, *holders: StoreId, repository: str = REPOSITORY) -> None:
         for store in holders:
             await self.proposer.propose(RecordBlobs(RepositoryName(repository), store, (fact,)))
 
@@ -88,6 +107,13 @@ class Region:
 
     async def holds(self, digest: str) -> bool:
         return Digest.parse(digest) in {each async for each in self.blobs.digests()}
+
+    async def keeps(self, digest: str) -> bool:
+        """Whether it holds it soon, and all that was on its way has come."""
+        async with asyncio.timeout(20):
+            while self.arrivals() or not await self.holds(digest):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return True
 
     def arrivals(self) -> int:
         """Blobs on their way in."""

@@ -49,7 +49,7 @@ async def test_the_other_layers_of_an_image_come_ahead(cluster: Cluster) -> None
 
 @on_uvloop
 async def test_what_is_fetched_ahead_and_then_asked_for_is_one_transfer(cluster: Cluster) -> None:
-    first, second = noise(1000, "first"), noise(900_000, "second")
+    first, second = noise(1000, "first"), noise(1_500_000, "second")
 
     async def late(giving: Giving) -> None:
         await giving.give_some(second, 300_000)

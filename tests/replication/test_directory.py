@@ -74,3 +74,11 @@ async def test_a_member_that_hangs_does_not_delay_finding_another() -> None:
         await asyncio.sleep(0)
         await found.close()
         assert await looking is None
+
+
+async def test_who_is_forgotten_has_been_met_all_the_same() -> None:
+    found = Directory(["eu"], Members(eu="1").ask)
+    assert await found.with_node("1") == "eu"
+    found.forget("eu")
+    assert found.known_with_store(StoreId("s1")) is None
+    assert found.met["eu"].store_id == "s1"

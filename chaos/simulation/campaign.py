@@ -105,7 +105,8 @@ class Progress:
         if self._file is None or not self._file.exists():
             return 0
         found = json.loads(self._file.read_text())
-        return int(found["done"]) if (found["base"], found["sources"]) == (self._base, self._sources) else 0
+        same = (found.get("base"), found.get("sources")) == (self._base, self._sources)
+        return int(found["done"]) if same else 0
 
     def save(self, done: int) -> None:
         """After a broken promise the same seed comes first again."""

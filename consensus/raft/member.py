@@ -8,9 +8,11 @@ yet be committed. `step` does all the work; between two calls nothing moves but 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 from consensus.errors import LogError, LogFull, LogUnavailable
 from consensus.raft.core import Core
@@ -23,7 +25,6 @@ MAX_INBOX = 10_000
 MAX_WAITING = 65_536
 
 _MOST_AT_ONCE = 1000
-_EXPIRE_SECONDS = 0.1
 _logger = logging.getLogger(__name__)
 
 Done = Callable[[int | LogError], None]
@@ -61,7 +62,7 @@ class Member:
         self._waiting = 0
         self._grown = False
         self._asked_leader = core.leader
-        self._expire_at = 0.0
+        self._due_at = math.inf  # nobody waits longer than until then, or it is looked at who does
 
     # From any thread
 
@@ -92,11 +93,11 @@ class Member:
         if self._waiting >= MAX_WAITING:
             done(LogUnavailable(f"{MAX_WAITING} entries are under way already"))
         elif core.is_leader:
-            self._put(payload, _Waiting(self._counted(done), now() + ANSWER_SECONDS))
+            self._put(payload, _Waiting(self._counted(done), self._deadline()))
         elif core.leader is None:
             done(LogUnavailable("no leader is known"))
         else:
-            waiting = _Waiting(self._counted(done), now() + ANSWER_SECONDS, leader=core.leader)
+            waiting = _Waiting(self._counted(done), self._deadline(), leader=core.leader)
             message = {"type": "propose", "payload": payload}
             self._hand_over(waiting, message, self._forwarded)
 
@@ -108,7 +109,7 @@ class Member:
         elif core.leader is None:
             done(LogUnavailable("no leader is known"))
         else:
-            waiting = _Waiting(done, now() + ANSWER_SECONDS, leader=core.leader)
+            waiting = _Waiting(done, self._deadline(), leader=core.leader)
             self._hand_over(waiting, {"type": "read"}, self._asked)
 
     def step(self) -> None:
@@ -144,6 +145,11 @@ class Member:
         self._entries.setdefault(index, []).append(waiting)
         self._grown = True
         return index
+
+    def _deadline(self) -> float:
+        deadline = now() + ANSWER_SECONDS
+        self._due_at = min(self._due_at, deadline)
+        return deadline
 
     def _counted(self, done: Done) -> Done:
         self._waiting += 1
@@ -256,9 +262,11 @@ class Member:
             self._expire(
                 lambda waiting: waiting.leader not in {None, leader} and not waiting.term, "the leader has changed"
             )
-        if at >= self._expire_at:
-            self._expire_at = at + _EXPIRE_SECONDS
+        if at >= self._due_at:
             self._expire(lambda waiting: waiting.deadline <= at, "no answer in time")
+            entries = (waiting for each in self._entries.values() for waiting in each)
+            waits = chain(entries, self._forwarded.values(), self._asked.values())
+            self._due_at = min((waiting.deadline for waiting in waits), default=math.inf)
 
     def _conclude(self, index: int, waiting: list[_Waiting]) -> None:
         term = self.core.journal.term(index)

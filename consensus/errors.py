@@ -19,6 +19,11 @@
 What a client can cause and a caller expects (conflict, not found, refused) is not here: it is an `Outcome`.
 """
 
+import msgspec
+
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding the bytes of others by msgspec raises."""
+
 
 class ConsensusError(Exception):
     """The root of this package's errors."""

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from consensus.commands import MAX_MANIFEST_BYTES, ManifestFacts
-from consensus.errors import InvalidManifest, InvalidName
+from consensus.errors import UNDECODABLE, InvalidManifest, InvalidName
 from consensus.names import Digest
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -108,7 +108,7 @@ def _check_opaque(content: bytes, media_type: str) -> None:
     """A manifest that says it is of another type would be kept without its facts, and its tags lead nowhere."""
     try:
         said = msgspec.json.decode(content, type=_Said).mediaType
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return
     if said and said.lower() != media_type.lower():
         raise InvalidManifest("mediaType is not the Content-Type it was pushed with")

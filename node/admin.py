@@ -129,9 +129,15 @@ class Health:
             fetches=replicator.transfers if replicator else None,
             gateway_pid=os.getpid(),
             gateways=node.gateways or len(os.sched_getaffinity(0)),
-            free_bytes=self.free_bytes(),
+            free_bytes=self._free_bytes(),
             uploads=await self._uploads(),
         )
+
+    def _free_bytes(self) -> int | None:
+        try:
+            return self.free_bytes()
+        except OSError:
+            return None
 
     async def _uploads(self) -> int | None:
         try:

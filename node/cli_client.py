@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from consensus.errors import UNDECODABLE
 from node.cli import find_config
 from node.config import Config, environment, load
 
@@ -73,7 +74,7 @@ def answer_of(client: httpx.Client, path: str, kind: type[Answer], body: msgspec
         raise Refused(answer.status_code, errors[0].get("message") or f"{answer.url}: {answer.reason_phrase}")
     try:
         return msgspec.json.decode(answer.content, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise click.ClickException(f"{answer.url}: this is not a node of this version: {error}") from error
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
@@ -117,12 +117,9 @@ def watch(path: Path | None, region: str | None) -> None:
 
     console = Console()
     with suppress(KeyboardInterrupt), _admin(path) as client:
-        if not console.is_terminal:
-            before: dict[str, str] = {}
-            while True:
-                show_lines(_statuses(client, of_all=True, region=region), before)
-                time.sleep(LOOK_SECONDS)
         first = _statuses(client, of_all=True, region=region)
+        if not console.is_terminal:
+            _watch_lines(client, region, first)
         with Live(picture(first), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(LOOK_SECONDS)
@@ -245,6 +242,17 @@ def _statuses(client: httpx.Client, *, of_all: bool, region: str | None) -> list
         known = sorted({each.region or each.member for each in found})
         raise click.BadParameter(f"no region or member {region}; known are {', '.join(known)}", param_hint="'--region'")
     return shown
+
+
+def _watch_lines(client: httpx.Client, region: str | None, shown: Sequence[MemberStatus]) -> NoReturn:
+    before: dict[str, str] = {}
+    while True:
+        show_lines(shown, before)
+        time.sleep(LOOK_SECONDS)
+        try:
+            shown = _statuses(client, of_all=True, region=region)
+        except click.ClickException as error:  # the node may be there again soon
+            click.echo(f"meridian: {error.format_message()}", err=True)
 
 
 def _next_picture(client: httpx.Client, region: str | None) -> Any:

@@ -112,7 +112,7 @@ class Inventory(InventoryReader):
         """The inventory of this start of the node, made if need be; those of others go. Raises OSError too."""
         file.parent.mkdir(mode=0o700, exist_ok=True)
         for other in file.parent.iterdir():
-            if not other.name.startswith(file.name):
+            if other.is_file() and not other.name.startswith(file.name):
                 other.unlink(missing_ok=True)
         return cls(file, store)
 

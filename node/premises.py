@@ -26,7 +26,7 @@ MAX_SOCKET_PATH_BYTES = 100
 MAX_DATA_PATH_BYTES = 440  # SQLite takes paths of 512, and its files lie below
 
 _POLL_SECONDS = 0.05
-_CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+_CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 
 
 class PremisesRefused(Exception):
@@ -166,7 +166,7 @@ def _control_congestion(listener: socket.socket, algorithm: str) -> None:
         with contextlib.suppress(OSError):
             available = _CONGESTION_CONTROLS.read_text("ascii").split()
             raise PremisesRefused(
-                f"[cluster] congestion_control: {algorithm} cannot be had here ({error.strerror}), but "
+                f"[cluster] congestion_control: {algorithm} cannot be had here ({error.strerror}); allowed are "
                 f"{', '.join(available)}"
             ) from error
         raise PremisesRefused(f"[cluster] congestion_control: {algorithm}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -53,6 +54,8 @@ from node.tokens import UploadTokens
 from node.uploads import UploadLimits, Uploads
 from replication.sources import Wanted
 from replication.stores import BlobNotFound, BlobReader, BlobStore, UploadStore
+
+log = logging.getLogger(__name__)
 
 _INLINE_BYTES = 64 * 1024  # a manifest up to here is parsed on the event loop: quicker than a thread's hop
 _ATTEMPTS = 5  # at a tag that others move, and at parts that others drive out
@@ -212,11 +215,14 @@ class Registry:
         closes it. What is not here comes from where it is: it is returned once the first bytes can be read, and its
         `read` waits for the others, and raises TransferError if they do not come or are not right. The other blobs of
         its image come too, then. Raises BlobElsewhere where there are no others to ask, TransferError."""
-        try:
-            return await self._blobs.open(digest)
-        except BlobNotFound as error:
-            if self._elsewhere is None:
-                raise BlobElsewhere(digest) from error
+        with suppress(BlobNotFound):
+            reader = await self._blobs.open(digest)
+            if reader.size_bytes == size_bytes:
+                return reader
+            reader.close()
+            log.error("blob_damaged", extra={"digest": str(digest), "bytes": reader.size_bytes, "expected": size_bytes})
+        if self._elsewhere is None:
+            raise BlobElsewhere(digest)
         companions = self._views.companions(repository, digest, _COMPANIONS)
         self._elsewhere.ahead([self._wanted(*companion) for companion in companions])
         return await self._elsewhere.open(self._wanted(digest, size_bytes), start, stop)

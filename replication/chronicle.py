@@ -83,9 +83,10 @@ class Chronicle:
         if transfer.failure:
             self.failed(transfer.wanted.digest, transfer.failure)
 
-    def kept(self, lag_seconds: float | None) -> None:
+    def kept(self, digest: Digest, lag_seconds: float | None) -> None:
         """A blob was brought; so long after its push, if that is known."""
         self._kept += 1
+        self._failures.pop(digest, None)
         if lag_seconds is not None:
             self._lags.append(lag_seconds)
 

@@ -11,6 +11,7 @@ What was learnt is kept until talking to the member fails or somebody looks for 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from consensus import clock
 from consensus.names import StoreId
 
 ASK_AGAIN_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class PeerError(Exception):
@@ -74,7 +77,12 @@ class Directory:
         return self._look(lambda identity: identity.store_id == store_id)
 
     def learn(self, identity: PeerIdentity) -> None:
-        """The member has just said so."""
+        """The member has just said so. Of two that claim one store the one that was there first is believed."""
+        owner = self.known_with_store(identity.store_id)
+        if owner not in {None, identity.member}:
+            log.error("store_claimed_twice", extra={"store": identity.store_id, "members": [owner, identity.member]})
+            self.forget(identity.member)
+            return
         self._known[identity.member] = self.met[identity.member] = identity
 
     def forget(self, member: str) -> None:
@@ -93,8 +101,9 @@ class Directory:
         found = self._look(wanted)
         if found is None:
             self._ask_all()
-        while found is None and self._asking:
-            await asyncio.wait(self._asking.values(), return_when=asyncio.FIRST_COMPLETED)
+        pending = set(self._asking.values())  # not those that others will ask meanwhile
+        while found is None and pending:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             found = self._look(wanted)
         return found
 

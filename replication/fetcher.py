@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Self
 
 from consensus import clock
@@ -134,6 +135,7 @@ class Fetcher:
             if sum(each.asked for each in self._transfers.values()) >= MAX_TRANSFERS:
                 raise TransfersBusy(f"{MAX_TRANSFERS} blobs are being fetched already", wanted.digest)
             transfer = self._begin(wanted)
+        transfer.named.update(wanted.holders)
         following = transfer.follow(start, stop)
         self._share()
         return following
@@ -156,7 +158,7 @@ class Fetcher:
 
     def _with_copies(self, wanted: Wanted) -> Wanted:
         others = (store for store in self._copies.holders(wanted.digest) if store != self._blobs.store_id)
-        return replace(wanted, holders=tuple(dict.fromkeys((*wanted.holders, *others))))
+        return replace(wanted, holders=_all_of(wanted.holders, others))
 
     def _hearsay(self, wanted: Wanted) -> Hearsay:
         patience_seconds = HEARD_SECONDS if self._hears else 0.0
@@ -164,8 +166,10 @@ class Fetcher:
 
     def _look_again(self, wanted: Wanted) -> Sequence[StoreId]:
         """The holders that are known by now, but for those that have given wrong bytes."""
+        transfer = self._transfers.get(wanted.digest)
+        named = replace(wanted, holders=_all_of(wanted.holders, sorted(transfer.named) if transfer else ()))
         try:
-            return self._blame.without_suspects(self._with_copies(wanted), clock.monotonic()).holders
+            return self._blame.without_suspects(self._with_copies(named), clock.monotonic()).holders
         except HoldersUnreachable:
             return ()
 
@@ -219,8 +223,13 @@ class Fetcher:
         troubles = {str(trouble): count for trouble, count in transfer.troubles.items()}
         lag_seconds = None if failure else _lag_seconds(transfer.wanted)
         if not failure:
-            self._chronicle.kept(lag_seconds)
+            self._chronicle.kept(digest, lag_seconds)
         self._observe(TransferRecord(outcome, seconds, transfer.received_bytes, troubles, lag_seconds))
+
+
+def _all_of(*holders: Iterable[StoreId]) -> tuple[StoreId, ...]:
+    """In order, each once."""
+    return tuple(dict.fromkeys(chain.from_iterable(holders)))
 
 
 def _lag_seconds(wanted: Wanted) -> float | None:

@@ -16,7 +16,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from consensus.errors import InvalidName
+from consensus.errors import UNDECODABLE, InvalidName
 from consensus.names import Digest, StoreId
 from replication.directory import PeerWrong
 
@@ -56,7 +56,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
             page = msgspec.msgpack.decode(body, type=cls)
             for packed in (*page.held, *page.gone):
                 Digest.from_bytes(packed)
-        except (msgspec.DecodeError, InvalidName) as error:
+        except (*UNDECODABLE, InvalidName) as error:
             raise PeerWrong(f"not an inventory: {error}"[:300]) from error
         count = len(page.held) + len(page.gone)
         if count > PAGE_ENTRIES or count > page.end - page.begin or (page.more and not count):

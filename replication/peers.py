@@ -21,6 +21,7 @@ import msgspec
 from yarl import URL
 
 from consensus import clock
+from consensus.errors import UNDECODABLE
 from consensus.names import Digest, StoreId
 from replication.directory import BlobNotHeld, Directory, PeerError, PeerIdentity, PeerUnreachable, PeerWrong
 from replication.requests import PeerAnswer, PeerRequest
@@ -106,7 +107,7 @@ class Peers:
             body = await self._read(member, found)
         try:
             identity = msgspec.json.decode(body, type=_Identity)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise PeerWrong(f"{member} does not say who it is: {error}") from error
         if (identity.member, identity.cluster_id) != (member, self._cluster_id):
             raise PeerWrong(f"{member} says that it is {identity.member[:80]} of another cluster or name")

@@ -54,6 +54,7 @@ class Transfer:
         self.received_bytes = 0  # right or wrong, also twice
         self.resumed_bytes = 0
         self.givers: set[StoreId] = set()
+        self.named: set[StoreId] = set()  # as holders, by those who have asked since
         self.liars: set[StoreId] = set()  # they gave wrong bytes
         self.disbelieved = False  # the parts; then the liars are none
         self.troubles: defaultdict[Trouble, int] = defaultdict(int)
@@ -114,9 +115,9 @@ class Transfer:
     async def _obtain(self, blobs: BlobStore, arrivals: ArrivalStore) -> None:
         wanted = self.wanted
         with suppress(BlobNotFound):  # it came while this was decided
-            await blobs.stat(wanted.digest)
-            self.found = True
-            return
+            self.found = await blobs.stat(wanted.digest) == wanted.size_bytes
+            if self.found:
+                return
         arrival = await arrivals.take_up(wanted.digest, wanted.size_bytes, wanted.parts)
         self.resumed_bytes = arrival.pieces.received_bytes
         self._unproven.update((piece, {None}) for piece in arrival.pieces.unproven())

@@ -181,6 +181,7 @@ class HeldArrival:
             received = [self._right_bytes(pieces.start(piece), count) for piece, count in enumerate(received)]
             for piece, count in enumerate(received):
                 write_entry(self._state, piece, count)
+        if found != head:  # also where nothing is proven any more: what comes now must not count as proven later
             self._write_head()
         proven = [self._proven_bytes(pieces.start(piece), count) for piece, count in enumerate(received)]
         self.pieces = Pieces(head.size_bytes, head.piece_bytes, received, proven, provable=self._proof is not None)

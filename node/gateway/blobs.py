@@ -14,7 +14,7 @@ from node.gateway.refusals import ClientGone
 from node.gateway.requests import Request
 from node.gateway.responses import IMMUTABLE, Header, Response
 from replication.passage import Passage
-from replication.stores import BlobReader
+from replication.stores import BlobReader, StoreFailed
 
 CHUNK_BYTES = 512 * 1024
 
@@ -106,6 +106,8 @@ async def _send(reader: BlobReader, part: Slice, request: Request) -> None:
     offset, more = part.start, True
     while more:
         chunk = await reader.read(offset, min(CHUNK_BYTES, part.stop - offset))
+        if not chunk and offset < part.stop:
+            raise StoreFailed("a blob's file became shorter while it was read")
         offset += len(chunk)
         more = offset < part.stop
         await request.send({"type": "http.response.body", "body": chunk, "more_body": more})

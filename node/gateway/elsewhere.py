@@ -37,7 +37,7 @@ class Elsewhere:
         self._blobs = blobs
         self._arrivals = arrivals
         self._copies = copies
-        self._telling: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[bool]] = set()
 
     async def open(self, wanted: Wanted, start: int, stop: int) -> BlobReader:
         """A reader of the bytes from `start` to before `stop`, in order; returns once the first of them can be read.

@@ -69,8 +69,7 @@ class Follower:
     def close(self) -> None:
         """Idempotent."""
         self._listening.cancel()
-        if self._reader:
-            self._reader.close()
+        self._drop()
 
     async def _readable(self, offset: int) -> int:
         while True:
@@ -134,7 +133,7 @@ class Follower:
         try:
             self._replace(await self._arrivals.reader(arrival_id, self._wanted.size_bytes))
         except BlobNotFound:  # it has ended meanwhile, which the next message is about
-            return
+            self._drop()
 
     async def _take_whole(self, arrival_id: str) -> None:
         if self._reader and arrival_id and arrival_id == self._arrival_id:
@@ -146,9 +145,13 @@ class Follower:
         self._replace(whole)
 
     def _replace(self, reader: FileReader) -> None:
+        self._drop()
+        self._reader = reader
+
+    def _drop(self) -> None:
         if self._reader:
             self._reader.close()
-        self._reader = reader
+            self._reader = None
 
 
 def _is_same(one: FileReader, other: FileReader) -> bool:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
-from consensus.errors import InvalidManifest, InvalidName
+from consensus.errors import UNDECODABLE, InvalidManifest, InvalidName
 from consensus.names import Digest, Reference, RepositoryName, Tag, parse_media_type, parse_reference
 from node.errors import ContentTooLarge
 from node.gateway.gateway import Gateway
@@ -147,5 +147,5 @@ def _media_type(request: Request, content: bytes) -> str:
         return parse_media_type(given)
     try:
         return parse_media_type(msgspec.json.decode(content, type=_Typed).mediaType)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidManifest("neither Content-Type nor a mediaType field says what this is") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from consensus.errors import UNDECODABLE
 from consensus.names import Digest
 from node.errors import ContentTooLarge
 from node.gateway.gateway import Gateway
@@ -44,6 +45,6 @@ async def _digests(request: Request) -> list[Digest]:
             raise ContentTooLarge("a list of digests", MAX_BODY_BYTES)
     try:
         asked = msgspec.json.decode(body, type=Digests)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise MalformedRequest(f"not a list of digests: {error}") from error
     return [Digest.parse(text) for text in dict.fromkeys(asked.digests)]

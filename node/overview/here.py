@@ -32,7 +32,7 @@ class Replicator(Protocol):
     async def report(self) -> ReplicatorReport | None:
         """None if it does not answer."""
 
-    async def ahead(self, wanted: Sequence[Wanted]) -> None:
+    async def ahead(self, wanted: Sequence[Wanted]) -> bool:
         """These are to be brought when there is nothing more urgent. Raises nothing."""
 
 
@@ -92,12 +92,11 @@ class Here:
         lacking = [digest for digest in digests if digest not in held]
         known = await self.known(lacking)
         wanted = [self._wanted(digest, found) for digest, found in known.items()][:MAX_AHEAD]
-        if self._replicator:
-            await self._replicator.ahead(wanted)
+        told = self._replicator is not None and await self._replicator.ahead(wanted)
         return Demanded(
             member=self.member,
             region=self.region,
-            asked=len(wanted),
+            asked=len(wanted) if told else 0,
             held=len(held),
             unknown=len(lacking) - len(known),
         )
@@ -152,4 +151,4 @@ class Here:
 
     def _wanted(self, digest: Digest, known: Known) -> Wanted:
         holders = tuple(store for store in known.holders if store != self.store_id)
-        return Wanted(digest, known.facts.size_bytes, holders, pushed_ms=known.facts.pushed_ms)
+        return Wanted(digest, known.facts.size_bytes, holders, known.facts.parts, known.facts.pushed_ms)

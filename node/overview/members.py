@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from consensus.errors import UNDECODABLE
 from consensus.names import Digest
 from node.overview.here import Here
 from node.overview.reasons import Heard
@@ -156,7 +157,7 @@ def _decoded(member: str, answer: PeerAnswer, kind: type[Answer]) -> Answer:
         raise PeerWrong(f"{member} answers with status {answer.status}")
     try:
         found = msgspec.json.decode(answer.body, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise PeerWrong(f"{member} answers with something else: {error}"[:300]) from error
     if found.member != member:
         raise PeerWrong(f"{member} says that it is {found.member[:80]}")

@@ -102,7 +102,7 @@ def _missing(found: Holdings, blob: Blob, *, recorded: bool) -> str:
     for failure in found.failures:
         if failure.digest == blob.digest:
             return _failed(failure)
-    return "it was never asked for there"
+    return "it was not asked for there lately"
 
 
 def _failed(failure: FailureReport) -> str:
@@ -121,7 +121,7 @@ def _sources(heard: Heard, blob: Blob, everywhere: Sequence[Heard]) -> str:
     silent = {other.member: other.reason for other in others if not other.holdings}
     if named:
         return f"nobody who answers has it, and of those that the log names {_listed(named)}"
-    if silent and lost_stores(blob, everywhere):
+    if silent:
         return f"nobody who answers has it, and {_listed(silent)}"
     return "no member has it: its bytes are lost, or their disk is elsewhere"
 

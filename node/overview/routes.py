@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from consensus.errors import InvalidName, StateRefused
+from consensus.errors import UNDECODABLE, InvalidName, StateRefused
 from consensus.names import Digest, Reference, RepositoryName, parse_reference
 from node.errors import ManifestUnknown, StateUnconfirmed
 from node.overview import operations
@@ -74,7 +74,7 @@ async def _bring(overview: Overview, request: Request) -> Shape:
             raise _Refused(413, "TOO_LARGE", f"a request takes at most {MAX_BODY_BYTES} bytes here")
     try:
         asked = msgspec.json.decode(body, type=BringRequest)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise _Refused(400, "INVALID", f"not a list of members: {error}") from error
     return await overview.bring(*_named(request), asked.members)
 
@@ -128,7 +128,7 @@ def _refusal(error: Exception) -> _Refused:
             return _Refused(413, "TOO_LARGE", str(error))
         case StateUnconfirmed():
             return _Refused(503, "UNAVAILABLE", f"what the tag stands for cannot be confirmed: {error}")
-        case StoreError() | StateRefused() | sqlite3.Error():
+        case StoreError() | StateRefused() | sqlite3.Error() | OSError():
             log.error("overview_failed", exc_info=error)
             return _Refused(503, "UNAVAILABLE", "this node's storage failed")
         case ClientDisconnect():

@@ -191,5 +191,5 @@ class NodeStatus(Shape, frozen=True):
     fetches: int | None
     gateway_pid: int
     gateways: int
-    free_bytes: int
+    free_bytes: int | None
     uploads: int | None

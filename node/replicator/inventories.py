@@ -135,16 +135,16 @@ class Inventories:
 
     async def walk(self, state: Path) -> None:
         """Looks through the store and the inventory of it, again and again. Until cancelled."""
-        while generation.current(state) is None:  # noqa: ASYNC110  the keeper makes it when it first starts
-            await asyncio.sleep(POLL_SECONDS)
         while True:
             began = clock.monotonic()
             try:
+                while generation.current(state) is None:  # noqa: ASYNC110  the keeper makes it when it first starts
+                    await asyncio.sleep(POLL_SECONDS)
                 async with self._views(state) as views:
                     await self._walk_store(views)
                     await self._run(self._inventory.walked)
                     await self._walk_inventory(views)
-            except (StoreError, StateRefused, sqlite3.Error) as error:
+            except (StoreError, StateRefused, sqlite3.Error, OSError) as error:
                 log.warning("inventory_not_walked", extra={"reason": str(error)})
                 await asyncio.sleep(MOST_PAUSE_SECONDS)
             else:

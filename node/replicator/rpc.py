@@ -24,7 +24,7 @@ import grpc
 import grpc.aio
 import msgspec
 
-from consensus.errors import InvalidCommand, InvalidName
+from consensus.errors import UNDECODABLE, InvalidCommand, InvalidName
 from consensus.names import Digest, StoreId
 from consensus.parts import are_parts_of
 from node.rpc import BOUNDS, RECONNECT, STATUS_SECONDS, pack, unpack, uri_of
@@ -168,13 +168,14 @@ class ReplicatorClient:
         finally:
             call.cancel()
 
-    async def ahead(self, wanted: Sequence[Wanted]) -> None:
-        """These are likely to be asked for soon. What cannot be told is not; nothing is raised."""
+    async def ahead(self, wanted: Sequence[Wanted]) -> bool:
+        """These are likely to be asked for soon. False if that could not be told; nothing is raised."""
         try:
             for some in _messages_of(wanted[:MAX_AHEAD_BLOBS]):
                 await self._ahead(pack([_encode(each) for each in some]), timeout=STATUS_SECONDS)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError):
-            return
+            return False
+        return True
 
     async def status(self) -> ReplicatorStatus | None:
         """None if there is no answer within STATUS_SECONDS."""
@@ -188,7 +189,7 @@ class ReplicatorClient:
         try:
             answer = await self._report(pack(()), timeout=STATUS_SECONDS, wait_for_ready=True)
             return msgspec.msgpack.decode(answer, type=ReplicatorReport)
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, msgspec.MsgspecError):
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, *UNDECODABLE):
             return None
 
     async def close(self) -> None:

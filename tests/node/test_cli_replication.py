@@ -81,7 +81,7 @@ def test_waiting_brings_an_image_and_the_lag_is_measured(regions: Regions) -> No
     assert "named by: team/app@sha256:" in before.out
     rows = {line.split()[0]: line for line in before.out.splitlines() if line[:5] in {"eu-1 ", "us-1 ", "ap-1 "}}
     assert rows["eu-1"].split() == ["eu-1", "eu", "held", "yes", "held"]
-    assert "it was never asked for there; held by eu-1" in rows["us-1"]
+    assert "it was not asked for there lately; held by eu-1" in rows["us-1"]
     only = Asked(regions, EU, "wait", "team/app:bring", "--regions", "us,eu", "--timeout", "30s")
     assert only.code == 0, only.error
     assert sorted(only.out.splitlines()) == [
@@ -107,7 +107,7 @@ def test_waiting_without_bringing_says_in_the_end_what_is_missing(regions: Regio
     lines = answer.error.splitlines()
     assert "meridian: not all of team/app:look is there after 1.5 s" in lines
     assert "  ap-1 [ap]: lacks 2 blobs" in lines
-    assert f"    {layer_of('look')} (400 B): it was never asked for there; held by eu-1" in lines
+    assert f"    {layer_of('look')} (400 B): it was not asked for there lately; held by eu-1" in lines
     assert "us-1" not in answer.error
     (ap,) = Asked(regions, EU, "status", "--region", "ap", "--json").json["members"]
     assert ap["replication"]["transfers"] == []

@@ -68,12 +68,12 @@ def test_lags_are_of_the_last_blobs() -> None:
         return (found.count, found.p50_seconds, found.p99_seconds)
 
     assert lag() == (0, None, None)
-    chronicle.kept(None)
+    chronicle.kept(digest(0), None)
     assert lag() == (0, None, None)
-    chronicle.kept(3.0)
+    chronicle.kept(digest(0), 3.0)
     assert lag() == (1, 3.0, 3.0)
     for number in range(2 * MAX_LAGS):
-        chronicle.kept(float(number))
+        chronicle.kept(digest(0), float(number))
     assert lag() == (MAX_LAGS, 1500.0, 1990.0)
 
 

@@ -82,3 +82,14 @@ async def test_who_is_forgotten_has_been_met_all_the_same() -> None:
     found.forget("eu")
     assert found.known_with_store(StoreId("s1")) is None
     assert found.met["eu"].store_id == "s1"
+
+
+async def test_a_store_belongs_to_whoever_said_so_first_and_is_reached() -> None:
+    members = Members(eu="1", us="1")
+    found = Directory(["eu", "us"], members.ask)
+    found.learn(await members.ask("eu"))
+    found.learn(await members.ask("us"))
+    assert found.known_with_store(StoreId("s1")) == "eu"
+    found.forget("eu")
+    found.learn(await members.ask("us"))
+    assert found.known_with_store(StoreId("s1")) == "us"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -340,3 +341,30 @@ async def test_a_false_claim_costs_one_request_and_a_lie_of_a_copy_is_blamed(sto
         with pytest.raises(BlobNowhere):
             await follow(fetcher, wanted)
         assert gate.asked.count((OTHER, wanted.digest)) == before
+
+
+async def test_a_file_of_another_size_is_not_the_blob(store: FilesystemStore) -> None:
+    gate = Gate()
+    gate.open.set()
+    async with fetching(store, gate) as (fetcher, records):
+        wanted = gate.add(b"all of it")
+        await follow(fetcher, wanted)
+        await idle(fetcher)
+        path = store.folder / "sha256" / wanted.digest.hex[:2] / wanted.digest.hex
+        os.truncate(path, 3)
+        await follow(fetcher, wanted)
+        await idle(fetcher)
+        assert path.read_bytes() == b"all of it"
+        assert [record.outcome for record in records] == ["kept"] * 2
+
+
+async def test_a_holder_that_is_named_later_is_asked_by_what_runs_already(store: FilesystemStore) -> None:
+    gate, copies = Gate(gone={STORE}), Hearsay()
+    gate.open.set()
+    async with fetching(store, gate, copies) as (fetcher, _):
+        wanted = gate.add(b"pushed again elsewhere")
+        first = asyncio.create_task(follow(fetcher, wanted))
+        await asyncio.sleep(0.3)
+        await follow(fetcher, replace(wanted, holders=(OTHER,)))
+        await first
+        assert gate.asked[-1] == (OTHER, wanted.digest)

@@ -167,6 +167,7 @@ def test_replicators_that_are_killed_know_all_of_it_again(three: Three) -> None:
     digests = [three.push("eu", os.urandom(1000)) for _ in range(8)]
     for number, digest in enumerate(digests):
         assert three.pulls("us", digest)
+        eventually(three.blob_file("us", digest).exists)  # the client has it a moment before
         os.kill(three[("us", "ap")[number % 2]].child("replicator"), signal.SIGKILL)
     eventually(lambda: three.known("ap", "us") == len(digests))
     killed(three["us"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,18 @@ async def test_bytes_that_are_with_another_node(rig: Rig, caplog: pytest.LogCapt
     assert response.json()["errors"][0]["detail"] == {"digest": digest}
     assert 1 <= int(response.headers["retry-after"]) <= 5
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_a_file_that_became_shorter_is_not_served_as_the_blob(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    digest = await rig.push_blob("a", CONTENT)
+    hexadecimal = digest.partition(":")[2]
+    os.truncate(rig.blobs.folder / "sha256" / hexadecimal[:2] / hexadecimal, 5)
+    for headers in ({}, {"range": "bytes=0-9"}, {"range": f"bytes={len(CONTENT) - 1}-"}):
+        response = await rig.client.get(f"/v2/a/blobs/{digest}", headers=headers)
+        assert (response.status_code, code(response)) == (503, "UNAVAILABLE")
+    assert "blob_damaged" in caplog.text
+    await rig.push_blob("a", CONTENT)
+    assert (await rig.client.get(f"/v2/a/blobs/{digest}")).content == CONTENT
 
 
 async def test_a_deleted_blob_is_gone_from_its_repository_only(rig: Rig) -> None:

@@ -106,7 +106,7 @@ class _Standing:
 
 class Schedule:
     """Of one blob. `distance` gives the round trip to a holder in seconds, infinity while it is unknown; with `spread`
-    false one holder is asked as long as it gives. `most_flows` may change at any time."""
+    false one holder is asked as long as it gives. `most_flows` may change at any time; with 0 none is begun."""
 
     def __init__(
         self,
@@ -146,6 +146,8 @@ class Schedule:
     def next(self, needs: Sequence[int], now: float) -> Flow | None:
         """A flow to begin; None if there is none for now. `needs` are the bytes that somebody waits for, the most
         important first."""
+        if not self.most_flows:
+            return None
         busy = len(self.flows)
         limit = max(1, min(self._tuning.target, self.most_flows))
         urgent = [piece for piece in map(self._pieces.at, needs) if self._is_open(piece)]

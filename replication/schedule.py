@@ -4,9 +4,10 @@ A *flow* is one request for the rest of one piece. Pieces that somebody waits fo
 holder, and beyond some to the next nearest too; how many there are is found by trying whether more bring more. A piece
 that comes too slowly is asked for a second time, elsewhere if there is an elsewhere, and whoever is first counts: a
 holder that was overtaken so stands back from then on. One that fails is left alone for a moment; after two failures
-with nothing to speak of in between it is given up, but not while something has come a short while ago. One that
-answers something else than was asked, gives wrong bytes, or does not have the blob, is not asked again. Where several
-gave bytes of a part that is wrong, their piece is in *doubt*: it is asked of one at a time, until that part is right.
+with nothing to speak of in between it is given up, but not while there is patience. Patience is bought by what comes: a
+drip buys next to none, neither for its flow nor for the whole. One that answers something else than was asked, gives
+wrong bytes, or does not have the blob, is not asked again. Where several gave bytes of a part that is wrong, their
+piece is in *doubt*: it is asked of one at a time, until that part is right.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ STRIKES = 2
 STRIKE_PARDON_BYTES = 64 * 1024  # so much brought since, and a failure is forgotten
 REST_SECONDS = 0.1  # after a failure; doubled by each in a row
 MOST_REST_SECONDS = 1.0
-PATIENCE_SECONDS = 10.0  # holders are tried again for so long after something has come
+PATIENCE_SECONDS = 10.0  # the most for which holders are tried again after something has come
 
 SILENCE_SECONDS = 1.0  # then a second flow is begun
 WINDOW_SECONDS = 2.0  # over which a flow's rate is looked at
 TARDY_SHARE = 0.25  # of the rate that flows have on average
 TARDY_SECONDS = 5.0  # that the last pieces may still take, where another holder could be asked for them
 ANSWER_SECONDS = 5.0  # without any byte: then a flow is cut
-STALL_SECONDS = 10.0  # of silence after some, or of less than STALL_RATE: too
-MOST_BACKLOG_SECONDS = 30.0  # more of either, while that much may be waiting on its way
-STALL_RATE = 1024.0  # bytes per second
+STALL_SECONDS = 10.0  # that the first byte of a flow buys it, and the most that it may have
+STALL_RATE = 1024.0  # bytes that buy a second more
+MOST_BACKLOG_SECONDS = 30.0  # more of all that, while so much may be waiting on its way
 
 TUNE_SECONDS = 1.0
 TUNE_GAIN = 1.1
@@ -63,14 +64,17 @@ class Flow:
     position: int
     began: float
     heard: float
+    patience_until: float
     window_began: float
     window_bytes: int = 0
     rate: float | None = None  # bytes per second, over the last window; None before there was one
-    lean_since: float | None = None
     void: bool = False  # what it brings does not count any more
 
     def brought(self, count: int, now: float) -> None:
         """So many bytes have come."""
+        most = now + STALL_SECONDS
+        first = self.position == self.start
+        self.patience_until = most if first else min(self.patience_until + count / STALL_RATE, most)
         self.position += count
         self.window_bytes += count
         self.heard = now
@@ -81,10 +85,6 @@ class Flow:
         if now - self.window_began < WINDOW_SECONDS:
             return
         self.rate = self.window_bytes / (now - self.window_began)
-        if self.rate >= STALL_RATE:
-            self.lean_since = None
-        elif self.lean_since is None:
-            self.lean_since = self.window_began
         self.window_began, self.window_bytes = now, 0
 
 
@@ -106,7 +106,7 @@ class _Standing:
 
 class Schedule:
     """Of one blob. `distance` gives the round trip to a holder in seconds, infinity while it is unknown; with `spread`
-    false one holder is asked as long as it gives. `most_flows` may change at any time."""
+    false one holder is asked as long as it gives. `most_flows` may change at any time; with 0 none is begun."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Schedule:
         self._standings = {holder: _Standing(holder) for holder in holders}
         self._distance = distance
         self._spread = spread
-        self._progress_at: float | None = None
+        self._patience_until: float | None = None  # None before anything has come
         self._tuning = _Tuning()
 
     @property
@@ -146,6 +146,8 @@ class Schedule:
     def next(self, needs: Sequence[int], now: float) -> Flow | None:
         """A flow to begin; None if there is none for now. `needs` are the bytes that somebody waits for, the most
         important first."""
+        if not self.most_flows:
+            return None
         busy = len(self.flows)
         limit = max(1, min(self._tuning.target, self.most_flows))
         urgent = [piece for piece in map(self._pieces.at, needs) if self._is_open(piece)]
@@ -166,7 +168,7 @@ class Schedule:
         standing.brought_since += count
         if standing.brought_since >= STRIKE_PARDON_BYTES:
             standing.strikes = 0
-        self._progress_at = now
+        self._be_patient(count, now)
         self._tuning.brought(count, now, len(self.flows))
 
     def ended(self, flow: Flow, trouble: Trouble | None, now: float) -> None:
@@ -204,10 +206,8 @@ class Schedule:
 
     def is_stalled(self, flow: Flow, now: float) -> bool:
         """Whether so little has come for so long that it has to be given up."""
-        if flow.position == flow.start:
-            return now - flow.began > ANSWER_SECONDS + self._backlog_seconds(now)
-        since = flow.heard if flow.lean_since is None else min(flow.heard, flow.lean_since)
-        return now - since > STALL_SECONDS + self._backlog_seconds(now)
+        late = now - flow.patience_until
+        return late > 0 and late > self._backlog_seconds(now)
 
     def hopeless(self, now: float) -> bool:
         """Whether nothing is under way and nobody is left who could be asked."""
@@ -230,7 +230,7 @@ class Schedule:
         if standing is None:
             return None
         position = self._pieces.reached(piece)
-        flow = Flow(piece, standing.holder, position, position, now, now, now)
+        flow = Flow(piece, standing.holder, position, position, now, now, now + ANSWER_SECONDS, now)
         standing.flows += 1
         self.flows.add(flow)
         return flow
@@ -250,8 +250,15 @@ class Schedule:
         return min(others or free, key=rank, default=None)
 
     def _is_given_up(self, standing: _Standing, now: float) -> bool:
-        quiet = self._progress_at is None or now - self._progress_at > PATIENCE_SECONDS
-        return standing.without or standing.wrong or (standing.strikes >= STRIKES and quiet)
+        return standing.without or standing.wrong or (standing.strikes >= STRIKES and not self._is_patient(now))
+
+    def _be_patient(self, count: int, now: float) -> None:
+        """So many bytes have come. The first ones buy all the patience that there is."""
+        until, most = self._patience_until, now + PATIENCE_SECONDS
+        self._patience_until = most if until is None else min(max(until, now) + count / STALL_RATE, most)
+
+    def _is_patient(self, now: float) -> bool:
+        return self._patience_until is not None and now <= self._patience_until
 
     def _second(self, now: float) -> Flow | None:
         """Another flow for a piece whose only one is too slow, the earliest first. Where one holder is to give all of
@@ -283,9 +290,10 @@ class Schedule:
         return self._pick(now, flow.holder) not in (None, self._standings[flow.holder])
 
     def _backlog_seconds(self, now: float) -> float:
-        """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything."""
+        """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything. But
+        where next to nothing comes at all, there is nothing that it could be waiting for."""
         rate = self._tuning.rate(now)
-        if not rate:
+        if rate < STALL_RATE or not self._is_patient(now):
             return 0.0
         backlog = sum(self._pieces.stop(flow.piece) - flow.position for flow in self.flows)
         return min(2 * backlog / rate, MOST_BACKLOG_SECONDS)

@@ -18,6 +18,8 @@ from replication.schedule import Flow, Schedule, Trouble
 PIECE = 1000
 NEAR, FAR = StoreId("near"), StoreId("far")
 STEP = 0.25
+LINK = 125_000
+MIB = 1024 * 1024
 
 
 @dataclass
@@ -52,7 +54,7 @@ class World:
 
     def _give(self, flow: Flow) -> None:
         stop = self.pieces.stop(flow.piece)
-        count = min(int(self.rates[flow.holder] * STEP), stop - flow.position)
+        count = min(self.due(flow), stop - flow.position)
         if count:
             self.schedule.brought(flow, count, self.now)
             self.received += count
@@ -61,6 +63,10 @@ class World:
                 self.pieces.add(flow.piece, fresh)
         if flow.position == stop:
             self.schedule.ended(flow, None, self.now)
+
+    def due(self, flow: Flow) -> int:
+        """How many bytes it gives in this step."""
+        return int(self.rates[flow.holder] * STEP)
 
     def run(self, seconds: float = 600.0) -> bool:
         """Whether all came; False if the schedule gave up."""
@@ -71,6 +77,40 @@ class World:
             if self.schedule.hopeless(self.now):
                 return False
         return True
+
+
+@dataclass
+class Bursts(World):
+    """Each flow gives `burst` bytes, at once and then `every` so many seconds."""
+
+    burst: int = 512
+    every: float = 1.0
+
+    def due(self, flow: Flow) -> int:
+        return self.burst if (self.now - flow.began) % self.every == 0 else 0
+
+
+@dataclass
+class Narrow(World):
+    """A link of LINK bytes a second for all flows: gives `turn` bytes to one after another; 0: a little to all."""
+
+    turn: int = 0
+    _served: Flow | None = None
+    _left: int = 0
+    _at: float = 0.0
+
+    def due(self, flow: Flow) -> int:
+        if not self.turn:
+            return int(LINK * STEP / len(self.schedule.flows))
+        if self._at < self.now and (self._served not in self.schedule.flows or not self._left):
+            waiting = sorted(self.schedule.flows, key=lambda each: (each.heard, each.began, each.piece))
+            self._served, self._left = waiting[0], self.turn
+        self._at = self.now
+        if flow is not self._served:
+            return 0
+        count = min(self._left, int(LINK * STEP))
+        self._left -= count
+        return count
 
 
 def world(count: int, distances: dict[StoreId, float] | None = None, *, spread: bool = True, **rates: float) -> World:
@@ -112,6 +152,54 @@ def test_a_drip_is_overtaken(pieces: int) -> None:
     made = world(pieces, near=8, far=2000)
     assert made.run(60)
     assert made.received < 1.5 * pieces * PIECE + 4 * PIECE
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_where_everybody_drips_each_is_given_up_in_the_time_of_two_stalls(holders: int) -> None:
+    made = world(30, near=8, far=12) if holders == 2 else world(30, near=8)
+    assert not made.run(holders * schedules.STRIKES * (schedules.STALL_SECONDS + 2))
+
+
+@pytest.mark.parametrize("every", [1.0, 8.0])
+def test_what_comes_now_and_then_is_no_reason_to_go_on(every: float) -> None:
+    pieces = Pieces(30 * MIB, MIB)
+    schedule = Schedule(pieces, [NEAR], distance=lambda _: 0.01)
+    made = Bursts(schedule, pieces, {}, every=every, burst=int(every * schedules.STALL_RATE / 32))
+    assert not made.run(120)
+
+
+def test_a_byte_before_each_failure_is_no_reason_to_go_on() -> None:
+    made = world(30, near=8)
+    made.fails = lambda flow: Trouble.UNREACHABLE if flow.position > flow.start else None
+    assert not made.run(2 * schedules.PATIENCE_SECONDS)
+
+
+def test_a_drip_after_much_is_cut_as_soon_as_one_from_the_beginning() -> None:
+    made = world(900, near=4000)
+    for _ in range(20):
+        made.step()
+    assert not made.cut
+    made.rates[NEAR] = 8
+    began = made.now
+    while not made.cut:
+        made.step()
+    assert made.now - began <= schedules.STALL_SECONDS + 2 * STEP
+    assert not made.run(30)
+
+
+@pytest.mark.parametrize("turn", [0, LINK // 2, LINK])
+def test_our_own_queue_on_a_narrow_link_is_no_sign_of_anything(turn: int) -> None:
+    """A megabit a second for 16 flows: at once for all of them, or each in turn for so many bytes."""
+    pieces = Pieces(400 * MIB, 4 * MIB)
+    schedule = Schedule(pieces, [NEAR], distance=lambda _: 0.01)
+    schedule._tuning.target = schedules.MOST_FLOWS
+    made = Narrow(schedule, pieces, {}, turn=turn)
+    end = made.now + 300
+    while made.now < end:
+        made.step()
+    assert len(made.schedule.flows) >= schedules.MOST_FLOWS
+    assert not made.cut
+    assert made.received == pytest.approx(300 * LINK, rel=0.05)
 
 
 def test_one_drip_of_several_holders_does_not_slow_the_rest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Iterator
@@ -254,3 +255,23 @@ async def test_no_arrival_begins_for_which_there_is_no_room(store: FilesystemSto
     with pytest.raises(StoreFull):
         await area(store).take_up(DIGEST, 2 * free)
     assert not list((store.folder.parent / "arrivals").iterdir())
+
+
+async def test_what_arrivals_under_way_still_lack_counts_as_taken(store: FilesystemStore) -> None:
+    volume = os.statvfs(store.folder)
+    most, arrivals = int(volume.f_bavail * volume.f_frsize * 0.6), area(store)
+    names = [digest_of(b"%d" % number) for number in range(5)]
+    found = await asyncio.gather(*(arrivals.take_up(name, most) for name in names), return_exceptions=True)
+    assert sum(isinstance(each, StoreFull) for each in found) == 4
+    (first,) = [each for each in found if isinstance(each, FilesystemArrival)]
+    name = names[found.index(first)]
+    assert len(list((store.folder.parent / "arrivals").iterdir())) == 1
+    await first.write(0, b"some of it")
+    await first.suspend()
+    other = await arrivals.take_up(digest_of(b"other"), most)
+    with pytest.raises(StoreFull):  # what is left of it stays there
+        await arrivals.take_up(name, most)
+    await other.discard()
+    again = await arrivals.take_up(name, most)
+    assert again.arrival_id == first.arrival_id
+    await again.discard()

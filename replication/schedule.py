@@ -18,9 +18,8 @@ from enum import StrEnum
 
 from consensus.names import StoreId
 from replication.pieces import Pieces
+from replication.tuning import MOST_FLOWS, Tuning, Window
 
-FIRST_FLOWS = 4
-MOST_FLOWS = 16
 URGENT_FLOWS = 4  # beyond the number found best, for what somebody waits for
 FLOWS_BEFORE_NEXT = 4  # at one holder, before the next nearest gets one
 
@@ -38,10 +37,6 @@ ANSWER_SECONDS = 5.0  # without any byte: then a flow is cut
 STALL_SECONDS = 10.0  # that the first byte of a flow buys it, and the most that it may have
 STALL_RATE = 1024.0  # bytes that buy a second more
 MOST_BACKLOG_SECONDS = 30.0  # more of all that, while so much may be waiting on its way
-
-TUNE_SECONDS = 1.0
-TUNE_GAIN = 1.1
-TUNE_REST_SECONDS = 10.0
 
 
 class Trouble(StrEnum):
@@ -65,9 +60,7 @@ class Flow:
     began: float
     heard: float
     patience_until: float
-    window_began: float
-    window_bytes: int = 0
-    rate: float | None = None  # bytes per second, over the last window; None before there was one
+    window: Window
     void: bool = False  # what it brings does not count any more
 
     def brought(self, count: int, now: float) -> None:
@@ -76,16 +69,8 @@ class Flow:
         first = self.position == self.start
         self.patience_until = most if first else min(self.patience_until + count / STALL_RATE, most)
         self.position += count
-        self.window_bytes += count
         self.heard = now
-        self.look(now)
-
-    def look(self, now: float) -> None:
-        """Closes the window if it is time."""
-        if now - self.window_began < WINDOW_SECONDS:
-            return
-        self.rate = self.window_bytes / (now - self.window_began)
-        self.window_began, self.window_bytes = now, 0
+        self.window.add(count, now)
 
 
 @dataclass(slots=True)
@@ -125,7 +110,8 @@ class Schedule:
         self._distance = distance
         self._spread = spread
         self._patience_until: float | None = None  # None before anything has come
-        self._tuning = _Tuning()
+        self._tuning = Tuning()
+        self._window: Window | None = None  # of all flows, since the first byte
 
     @property
     def lost(self) -> bool:
@@ -170,6 +156,8 @@ class Schedule:
             standing.strikes = 0
         self._be_patient(count, now)
         self._tuning.brought(count, now, len(self.flows))
+        self._window = self._window or Window(WINDOW_SECONDS, now)
+        self._window.add(count, now)
 
     def ended(self, flow: Flow, trouble: Trouble | None, now: float) -> None:
         """A flow is over; None if it brought all that was asked of it."""
@@ -201,7 +189,7 @@ class Schedule:
     def overdue(self, now: float) -> list[Flow]:
         """Flows to be cut: those that are void, that bring next to nothing, or whose piece others have made whole."""
         for flow in self.flows:
-            flow.look(now)
+            flow.window.look(now)
         return [flow for flow in self.flows if flow.void or self._is_overtaken(flow) or self.is_stalled(flow, now)]
 
     def is_stalled(self, flow: Flow, now: float) -> bool:
@@ -230,7 +218,9 @@ class Schedule:
         if standing is None:
             return None
         position = self._pieces.reached(piece)
-        flow = Flow(piece, standing.holder, position, position, now, now, now + ANSWER_SECONDS, now)
+        flow = Flow(
+            piece, standing.holder, position, position, now, now, now + ANSWER_SECONDS, Window(WINDOW_SECONDS, now)
+        )
         standing.flows += 1
         self.flows.add(flow)
         return flow
@@ -279,8 +269,8 @@ class Schedule:
     def _is_tardy(self, flow: Flow, now: float) -> bool:
         if self._is_silent(flow, now):
             return True
-        rates = [other.rate for other in self.flows if other.rate is not None]
-        return flow.rate is not None and flow.rate < TARDY_SHARE * sum(rates) / len(rates)
+        rates = [other.window.rate for other in self.flows if other.window.rate is not None]
+        return flow.window.rate is not None and flow.window.rate < TARDY_SHARE * sum(rates) / len(rates)
 
     def _is_silent(self, flow: Flow, now: float) -> bool:
         distance = min(self._distance(flow.holder), SILENCE_SECONDS)
@@ -292,7 +282,7 @@ class Schedule:
     def _backlog_seconds(self, now: float) -> float:
         """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything. But
         where next to nothing comes at all, there is nothing that it could be waiting for."""
-        rate = self._tuning.rate(now)
+        rate = self._window.lately(now) if self._window else 0.0
         if rate < STALL_RATE or not self._is_patient(now):
             return 0.0
         backlog = sum(self._pieces.stop(flow.piece) - flow.position for flow in self.flows)
@@ -300,39 +290,6 @@ class Schedule:
 
     def _is_late(self, flow: Flow, now: float) -> bool:
         """Of one of the last flows: whether somebody else might be much quicker."""
-        if flow.rate is None or not self._could_be_elsewhere(flow, now):
+        if flow.window.rate is None or not self._could_be_elsewhere(flow, now):
             return False
-        return self._pieces.stop(flow.piece) - flow.position > flow.rate * TARDY_SECONDS
-
-
-class _Tuning:
-    """How many flows are worth having: twice as many are tried, and kept if they bring more."""
-
-    def __init__(self) -> None:
-        self.target = FIRST_FLOWS
-        self._began: float | None = None
-        self._bytes = 0
-        self._rate = 0.0
-        self._before: tuple[int, float] | None = None  # the number and the rate before it was raised
-        self._rests_until = float("-inf")
-
-    def rate(self, now: float) -> float:
-        """Bytes per second, lately, of all flows together; 0 while nothing has come."""
-        if self._rate or self._began is None or now == self._began:
-            return self._rate
-        return self._bytes / (now - self._began)
-
-    def brought(self, count: int, now: float, flows: int) -> None:
-        """Bytes have come while there were so many flows."""
-        if self._began is None:
-            self._began = now
-        self._bytes += count
-        if now - self._began < TUNE_SECONDS:
-            return
-        rate = self._rate = self._bytes / (now - self._began)
-        self._began, self._bytes = now, 0
-        if self._before and rate < TUNE_GAIN * self._before[1]:
-            self.target, self._before, self._rests_until = self._before[0], None, now + TUNE_REST_SECONDS
-        elif now >= self._rests_until and flows >= self.target and self.target < MOST_FLOWS:
-            self._before = (self.target, rate)
-            self.target = min(2 * self.target, MOST_FLOWS)
+        return self._pieces.stop(flow.piece) - flow.position > flow.window.rate * TARDY_SECONDS

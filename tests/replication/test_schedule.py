@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from consensus.names import StoreId
 from replication import schedule as schedules
+from replication import tuning
 from replication.pieces import Pieces
 from replication.schedule import Flow, Schedule, Trouble
 
@@ -126,7 +127,7 @@ def test_all_comes_once_and_the_nearest_is_asked_first() -> None:
     assert made.run()
     assert made.received == 40 * PIECE
     assert [holder for holder, _, _ in made.asked[:4]] == [NEAR] * 4
-    assert made.most <= schedules.MOST_FLOWS
+    assert made.most <= tuning.MOST_FLOWS
 
 
 def test_what_somebody_waits_for_comes_first_even_if_all_flows_are_busy() -> None:
@@ -192,12 +193,12 @@ def test_our_own_queue_on_a_narrow_link_is_no_sign_of_anything(turn: int) -> Non
     """A megabit a second for 16 flows: at once for all of them, or each in turn for so many bytes."""
     pieces = Pieces(400 * MIB, 4 * MIB)
     schedule = Schedule(pieces, [NEAR], distance=lambda _: 0.01)
-    schedule._tuning.target = schedules.MOST_FLOWS
+    schedule._tuning.target = tuning.MOST_FLOWS
     made = Narrow(schedule, pieces, {}, turn=turn)
     end = made.now + 300
     while made.now < end:
         made.step()
-    assert len(made.schedule.flows) >= schedules.MOST_FLOWS
+    assert len(made.schedule.flows) >= tuning.MOST_FLOWS
     assert not made.cut
     assert made.received == pytest.approx(300 * LINK, rel=0.05)
 
@@ -261,7 +262,7 @@ def test_who_answers_something_else_is_not_asked_again() -> None:
     made = world(20, near=1000, far=1000)
     made.fails = lambda flow: Trouble.WRONG if flow.holder == NEAR else None
     assert made.run()
-    assert sum(holder == NEAR for holder, _, _ in made.asked) <= schedules.FIRST_FLOWS
+    assert sum(holder == NEAR for holder, _, _ in made.asked) <= tuning.FIRST_FLOWS
 
 
 def test_who_has_lied_is_not_asked_again_and_its_flows_are_cut() -> None:
@@ -323,13 +324,13 @@ def test_nobody_to_ask_is_hopeless_and_nothing_to_ask_for_is_not_asked() -> None
 def test_more_flows_are_tried_and_kept_only_if_they_bring_more() -> None:
     wide = world(400, near=1000)  # each flow has its own thousand
     assert wide.run()
-    assert wide.most == schedules.MOST_FLOWS
+    assert wide.most == tuning.MOST_FLOWS
     narrow = world(400, near=1000)
     for _ in range(400):
-        flows = len(narrow.schedule.flows) or schedules.FIRST_FLOWS
+        flows = len(narrow.schedule.flows) or tuning.FIRST_FLOWS
         narrow.rates[NEAR] = 4000 / flows  # all share four thousand
         narrow.step()
-    assert len(narrow.schedule.flows) <= 2 * schedules.FIRST_FLOWS
+    assert len(narrow.schedule.flows) <= 2 * tuning.FIRST_FLOWS
 
 
 def test_the_bound_on_flows_is_kept() -> None:
@@ -363,7 +364,7 @@ def test_whatever_holders_do_it_ends_and_nothing_comes_wrong(
 
     made.fails = fails
     assert made.run()
-    assert made.most <= schedules.MOST_FLOWS + schedules.URGENT_FLOWS
+    assert made.most <= tuning.MOST_FLOWS + schedules.URGENT_FLOWS
     assert made.received <= 3 * count * PIECE + 20 * PIECE
 
 

@@ -23,10 +23,10 @@ from replication.chronicle import Chronicle, Members
 from replication.hearsay import Hearsay
 from replication.inventory import HEARD_SECONDS, Copies, NoCopies
 from replication.reports import ReplicatorReport
+from replication.schedule import MOST_FLOWS
 from replication.sources import BlobNowhere, HoldersUnreachable, Source, TransferError, TransfersBusy, Wanted
 from replication.stores import ArrivalStore, BlobStore
 from replication.transfer import Following, Transfer
-from replication.tuning import MOST_FLOWS
 
 MAX_TRANSFERS = 32  # that somebody waits for, or that are whole; AHEAD_TRANSFERS more in all
 MAX_FOLLOWINGS = 4096

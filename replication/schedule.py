@@ -1,13 +1,13 @@
 """Which part of a blob is to be asked of whom next. Pure: it is told what happens, and when.
 
 A *flow* is one request for the rest of one piece. Pieces that somebody waits for come first. Flows go to the nearest
-holder, and beyond some to the next nearest too; how many there are is found by trying whether more bring more. A piece
-that comes too slowly is asked for a second time, elsewhere if there is an elsewhere, and whoever is first counts: a
-holder that was overtaken so stands back from then on. One that fails is left alone for a moment; after two failures
-with nothing to speak of in between it is given up, but not while there is patience. Patience is bought by what comes: a
-drip buys next to none, neither for its flow nor for the whole. One that answers something else than was asked, gives
-wrong bytes, or does not have the blob, is not asked again. Where several gave bytes of a part that is wrong, their
-piece is in *doubt*: it is asked of one at a time, until that part is right.
+holder, and beyond some to the next nearest too. A piece that comes too slowly is asked for a second time, elsewhere if
+there is an elsewhere, and whoever is first counts: a holder that was overtaken so stands back from then on. One that
+fails is left alone for a moment; after two failures with nothing to speak of in between it is given up, but not while
+there is patience. Patience is bought by what comes: a drip buys next to none, neither for its flow nor for the whole.
+One that answers something else than was asked, gives wrong bytes, or does not have the blob, is not asked again. Where
+several gave bytes of a part that is wrong, their piece is in *doubt*: it is asked of one at a time, until that part is
+right.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from enum import StrEnum
 
 from consensus.names import StoreId
 from replication.pieces import Pieces
-from replication.tuning import MOST_FLOWS, Tuning, Window
 
-URGENT_FLOWS = 4  # beyond the number found best, for what somebody waits for
+MOST_FLOWS = 16  # fewer fill a long line later, and lose more of it with each packet that is lost
+URGENT_FLOWS = 4  # beyond the others, for what somebody waits for
 FLOWS_BEFORE_NEXT = 4  # at one holder, before the next nearest gets one
 
 STRIKES = 2
@@ -33,10 +33,43 @@ SILENCE_SECONDS = 1.0  # then a second flow is begun
 WINDOW_SECONDS = 2.0  # over which a flow's rate is looked at
 TARDY_SHARE = 0.25  # of the rate that flows have on average
 TARDY_SECONDS = 5.0  # that the last pieces may still take, where another holder could be asked for them
+LATE_SHARE = 0.5  # of what each flow had when all were busy: with less, one of the last is helped by those that are not
+LATE_SECONDS = 1.0  # if it would take so long
 ANSWER_SECONDS = 5.0  # without any byte: then a flow is cut
 STALL_SECONDS = 10.0  # that the first byte of a flow buys it, and the most that it may have
 STALL_RATE = 1024.0  # bytes that buy a second more
 MOST_BACKLOG_SECONDS = 30.0  # more of all that, while so much may be waiting on its way
+
+
+class Window:
+    """The rate at which something comes, looked at over windows of so many seconds."""
+
+    __slots__ = ("_began", "_bytes", "_seconds", "rate")
+
+    def __init__(self, seconds: float, now: float) -> None:
+        self.rate: float | None = None  # bytes per second over the last window; None before there was one
+        self._seconds = seconds
+        self._began = now
+        self._bytes = 0
+
+    def add(self, count: int, now: float) -> bool:
+        """So many bytes have come. Whether that closes a window."""
+        self._bytes += count
+        return self.look(now)
+
+    def look(self, now: float) -> bool:
+        """Closes the window if it is time; whether it was."""
+        if now - self._began < self._seconds:
+            return False
+        self.rate = self._bytes / (now - self._began)
+        self._began, self._bytes = now, 0
+        return True
+
+    def lately(self, now: float) -> float:
+        """The rate, of what there is of the first window too."""
+        if self.rate is not None:
+            return self.rate
+        return self._bytes / (now - self._began) if now > self._began else 0.0
 
 
 class Trouble(StrEnum):
@@ -110,8 +143,8 @@ class Schedule:
         self._distance = distance
         self._spread = spread
         self._patience_until: float | None = None  # None before anything has come
-        self._tuning = Tuning()
         self._window: Window | None = None  # of all flows, since the first byte
+        self._best_rate = 0.0
 
     @property
     def lost(self) -> bool:
@@ -135,7 +168,7 @@ class Schedule:
         if not self.most_flows:
             return None
         busy = len(self.flows)
-        limit = max(1, min(self._tuning.target, self.most_flows))
+        limit = self.most_flows
         urgent = [piece for piece in map(self._pieces.at, needs) if self._is_open(piece)]
         if urgent and busy < limit + min(URGENT_FLOWS, self.most_flows - 1):
             return self._begin(urgent[0], now)
@@ -155,9 +188,9 @@ class Schedule:
         if standing.brought_since >= STRIKE_PARDON_BYTES:
             standing.strikes = 0
         self._be_patient(count, now)
-        self._tuning.brought(count, now, len(self.flows))
         self._window = self._window or Window(WINDOW_SECONDS, now)
-        self._window.add(count, now)
+        if self._window.add(count, now):
+            self._best_rate = max(self._best_rate, self._window.lately(now))
 
     def ended(self, flow: Flow, trouble: Trouble | None, now: float) -> None:
         """A flow is over; None if it brought all that was asked of it."""
@@ -289,7 +322,11 @@ class Schedule:
         return min(2 * backlog / rate, MOST_BACKLOG_SECONDS)
 
     def _is_late(self, flow: Flow, now: float) -> bool:
-        """Of one of the last flows: whether somebody else might be much quicker."""
-        if flow.window.rate is None or not self._could_be_elsewhere(flow, now):
+        """Of one of the last flows: whether another, or one to another holder, might be much quicker."""
+        rate, rest = flow.window.rate, self._pieces.stop(flow.piece) - flow.position
+        if rate is None:
             return False
-        return self._pieces.stop(flow.piece) - flow.position > flow.window.rate * TARDY_SECONDS
+        if rest > rate * TARDY_SECONDS and self._could_be_elsewhere(flow, now):
+            return True
+        lame = rate < LATE_SHARE * self._best_rate / MOST_FLOWS
+        return lame and rest > rate * LATE_SECONDS and 2 * len(self.flows) <= self.most_flows

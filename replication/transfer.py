@@ -19,7 +19,7 @@ from consensus import clock
 from consensus.names import StoreId
 from replication.directory import BlobNotHeld, PeerError, PeerUnreachable, PeerWrong
 from replication.hearsay import Hearsay
-from replication.schedule import Flow, Schedule, Trouble
+from replication.schedule import MOST_FLOWS, Flow, Schedule, Trouble
 from replication.sources import (
     BlobNowhere,
     HoldersUnreachable,
@@ -31,7 +31,6 @@ from replication.sources import (
     require_size,
 )
 from replication.stores import Arrival, ArrivalStore, BlobNotFound, BlobStore, DigestMismatch, StoreError
-from replication.tuning import MOST_FLOWS
 
 CHECK_BYTES = 1024 * 1024  # hashed at a time, as soon as they are there in order
 LOOK_SECONDS = 0.25  # between two looks at flows that may be too slow

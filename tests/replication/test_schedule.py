@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from consensus.names import StoreId
 from replication import schedule as schedules
-from replication import tuning
 from replication.pieces import Pieces
 from replication.schedule import Flow, Schedule, Trouble
 
@@ -47,7 +46,7 @@ class World:
         while begun := self.schedule.next(self.needs, self.now):
             self.asked.append((begun.holder, begun.piece, begun.position))
         self.most = max(self.most, len(self.schedule.flows))
-        for flow in sorted(self.schedule.flows, key=lambda flow: flow.began):
+        for flow in sorted(self.schedule.flows, key=lambda flow: (flow.began, flow.piece, flow.holder)):
             if trouble := self.fails(flow):
                 self.schedule.ended(flow, trouble, self.now)
             else:
@@ -127,19 +126,20 @@ def test_all_comes_once_and_the_nearest_is_asked_first() -> None:
     assert made.run()
     assert made.received == 40 * PIECE
     assert [holder for holder, _, _ in made.asked[:4]] == [NEAR] * 4
-    assert made.most <= tuning.MOST_FLOWS
+    assert made.most <= schedules.MOST_FLOWS
 
 
 def test_what_somebody_waits_for_comes_first_even_if_all_flows_are_busy() -> None:
     made = world(40, near=100)
     made.step()
-    assert [piece for _, piece, _ in made.asked] == [0, 1, 2, 3]
+    busy = schedules.MOST_FLOWS
+    assert [piece for _, piece, _ in made.asked] == [*range(busy)]
     made.needs = [31 * PIECE + 7]
     made.step()
-    assert made.asked[4][1] == 31
+    assert made.asked[busy][1] == 31
     made.needs = [31 * PIECE + 500]
     assert made.run()
-    assert made.asked[5][1] == 32
+    assert made.asked[busy + 1][1] == 32
 
 
 def test_a_holder_that_falls_silent_is_replaced() -> None:
@@ -193,12 +193,11 @@ def test_our_own_queue_on_a_narrow_link_is_no_sign_of_anything(turn: int) -> Non
     """A megabit a second for 16 flows: at once for all of them, or each in turn for so many bytes."""
     pieces = Pieces(400 * MIB, 4 * MIB)
     schedule = Schedule(pieces, [NEAR], distance=lambda _: 0.01)
-    schedule._tuning.target = tuning.MOST_FLOWS
     made = Narrow(schedule, pieces, {}, turn=turn)
     end = made.now + 300
     while made.now < end:
         made.step()
-    assert len(made.schedule.flows) >= tuning.MOST_FLOWS
+    assert len(made.schedule.flows) >= schedules.MOST_FLOWS
     assert not made.cut
     assert made.received == pytest.approx(300 * LINK, rel=0.05)
 
@@ -262,7 +261,7 @@ def test_who_answers_something_else_is_not_asked_again() -> None:
     made = world(20, near=1000, far=1000)
     made.fails = lambda flow: Trouble.WRONG if flow.holder == NEAR else None
     assert made.run()
-    assert sum(holder == NEAR for holder, _, _ in made.asked) <= tuning.FIRST_FLOWS
+    assert sum(holder == NEAR for holder, _, _ in made.asked) <= schedules.MOST_FLOWS
 
 
 def test_who_has_lied_is_not_asked_again_and_its_flows_are_cut() -> None:
@@ -321,16 +320,31 @@ def test_nobody_to_ask_is_hopeless_and_nothing_to_ask_for_is_not_asked() -> None
     assert Schedule(Pieces(0, 5), [NEAR], distance=lambda _: 1.0).next([], 0.0) is None
 
 
-def test_more_flows_are_tried_and_kept_only_if_they_bring_more() -> None:
-    wide = world(400, near=1000)  # each flow has its own thousand
-    assert wide.run()
-    assert wide.most == tuning.MOST_FLOWS
-    narrow = world(400, near=1000)
-    for _ in range(400):
-        flows = len(narrow.schedule.flows) or tuning.FIRST_FLOWS
-        narrow.rates[NEAR] = 4000 / flows  # all share four thousand
-        narrow.step()
-    assert len(narrow.schedule.flows) <= 2 * tuning.FIRST_FLOWS
+def test_there_are_as_many_flows_as_may_be_from_the_start() -> None:
+    made = world(400, near=1000)
+    made.step()
+    assert len(made.schedule.flows) == schedules.MOST_FLOWS
+
+
+@dataclass
+class Uneven(World):
+    """The flow that was begun first gives `lame` bytes a second."""
+
+    lame: int = 400
+
+    def due(self, flow: Flow) -> int:
+        is_first = flow.piece == 0 and flow.began == 100 + STEP
+        return int(self.lame * STEP) if is_first else super().due(flow)
+
+
+@pytest.mark.parametrize(("lame", "helped"), [(400, True), (700, False)])
+def test_a_lame_flow_is_helped_once_others_have_nothing_to_do(lame: int, helped: bool) -> None:
+    size = 3200
+    pieces = Pieces(20 * size, size)
+    made = Uneven(Schedule(pieces, [NEAR], distance=lambda _: 0.1), pieces, {NEAR: 1000}, lame=lame)
+    assert made.run()
+    assert [piece for _, piece, _ in made.asked].count(0) == 1 + helped
+    assert made.received < 20.5 * size
 
 
 def test_the_bound_on_flows_is_kept() -> None:
@@ -364,7 +378,7 @@ def test_whatever_holders_do_it_ends_and_nothing_comes_wrong(
 
     made.fails = fails
     assert made.run()
-    assert made.most <= tuning.MOST_FLOWS + schedules.URGENT_FLOWS
+    assert made.most <= schedules.MOST_FLOWS + schedules.URGENT_FLOWS
     assert made.received <= 3 * count * PIECE + 20 * PIECE
 
 

@@ -33,7 +33,9 @@ class Leading(Guarded):
     def is_proved(self, round: int, witness: str | None = None) -> bool:
         """Whether a majority has answered this round or a later one in this term: nobody else led when it began.
         `witness` counts as if it had: a member that has said in this term, and since then, that it follows this one."""
-        answered = {peer for peer, acked in self._acked_round.items() if acked >= round} | ({witness} if witness else set())
+        answered = {peer for peer, acked in self._acked_round.items() if acked >= round}
+        if witness is not None:
+            answered.add(witness)
         return 2 * (1 + len(answered)) > 1 + len(self.otherNodes)
 
     def add(self, command: bytes) -> tuple[int, int]:

@@ -221,7 +221,9 @@ async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @on_uvloop
-@pytest.mark.parametrize("lie", ["garbage", "endless", "drips", "refuses", "million", "cursor", "self", "other", "nobody"])
+@pytest.mark.parametrize(
+    "lie", ["garbage", "endless", "drips", "refuses", "million", "cursor", "self", "other", "nobody"]
+)
 async def test_an_inventory_that_is_none_is_dropped(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lie: str
 ) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Self
 
 from consensus import clock
@@ -188,8 +187,7 @@ class Fetcher:
         return transfer
 
     def _with_copies(self, wanted: Wanted) -> Wanted:
-        others = (store for store in self._copies.holders(wanted.digest) if store != self._blobs.store_id)
-        return replace(wanted, holders=_all_of(wanted.holders, others))
+        return wanted.held_too(store for store in self._copies.holders(wanted.digest) if store != self._blobs.store_id)
 
     def _hearsay(self, wanted: Wanted) -> Hearsay:
         patience_seconds = HEARD_SECONDS if self._hears else 0.0
@@ -198,7 +196,7 @@ class Fetcher:
     def _look_again(self, wanted: Wanted) -> Sequence[StoreId]:
         """The holders that are known by now, but for those that have given wrong bytes."""
         transfer = self._transfers.get(wanted.digest)
-        named = replace(wanted, holders=_all_of(wanted.holders, sorted(transfer.named) if transfer else ()))
+        named = wanted.held_too(sorted(transfer.named) if transfer else ())
         try:
             return self._blame.without_suspects(self._with_copies(named), clock.monotonic()).holders
         except HoldersUnreachable:
@@ -259,11 +257,6 @@ class Fetcher:
         if not failure:
             self._chronicle.kept(digest, lag_seconds)
         self._observe(TransferRecord(outcome, seconds, transfer.received_bytes, troubles, lag_seconds))
-
-
-def _all_of(*holders: Iterable[StoreId]) -> tuple[StoreId, ...]:
-    """In order, each once."""
-    return tuple(dict.fromkeys(chain.from_iterable(holders)))
 
 
 def _lag_seconds(wanted: Wanted) -> float | None:

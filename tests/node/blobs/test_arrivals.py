@@ -175,6 +175,23 @@ async def test_what_was_left_is_taken_up(store: FilesystemStore, incarnation: st
     assert await held(store) == {DIGEST}
 
 
+async def test_what_came_without_parts_is_not_proven_once_they_are_known(store: FilesystemStore) -> None:
+    first = await area(store).take_up(DIGEST, len(CONTENT), parts_of_content())
+    await fill(first, 0)
+    await first.suspend()
+    second = await area(store).take_up(DIGEST, len(CONTENT))
+    assert second.arrival_id == first.arrival_id
+    await fill(second, 1, 2, content=CONTENT[::-1])
+    await second.suspend()
+    third = await area(store).take_up(DIGEST, len(CONTENT), parts_of_content())
+    assert third.arrival_id == first.arrival_id
+    assert [third.pieces.proven(piece) for piece in range(3)] == [PIECE, PIECE, 2 * PIECE]  # all of 0, and no more
+    assert third.pieces.reached(2) == 2 * PIECE
+    await fill(third, *range(11))
+    await third.commit(DIGEST)
+    await third.discard()
+
+
 async def test_one_that_is_held_is_left_alone(store: FilesystemStore) -> None:
     first = await area(store).take_up(DIGEST, len(CONTENT), parts_of_content())
     await fill(first, 0)

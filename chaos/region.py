@@ -198,14 +198,22 @@ access_log = false
 
 def _family(pid: int) -> Iterator[int]:
     """The process and all that descend from it."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
+    children = _children(pid)
+    if children is None:
         return
     yield pid
     for child in children:
         yield from _family(child)
+
+
+def _children(pid: int) -> list[int] | None:
+    """None if the process is gone. Where one of its threads ends meanwhile all are looked at again: that one's children
+    are another's from then on."""
+    threads = Path(f"/proc/{pid}/task")
+    while threads.exists():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return [int(child) for each in threads.iterdir() for child in (each / "children").read_text().split()]
+    return None
 
 
 def _watch(pid: int) -> int | None:

@@ -41,6 +41,12 @@ _TRANSFER_COLUMNS = ["member", "digest", "received", "share", "rate", "since", "
 _FAILURE_COLUMNS = ["member", "last", "times", "digest", "cause", "reason"]
 
 
+class NotMet(click.ClickException):
+    """The region may be that of a member that has not said yet where it stands."""
+
+    exit_code = NOT_READY
+
+
 def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
     """Of a time like 90, 90s, 5m or 1h."""
     match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh]?)", value, re.ASCII)
@@ -84,7 +90,7 @@ def replication() -> None:
 def status(ctx: click.Context, path: Path | None, of_all: bool, region: str | None, as_json: bool) -> None:
     """Show what is on its way here, what was brought since the replicator's start, how late, and what failed and why.
 
-    Exit code 3 if a member that is shown does not answer.
+    Exit code 3 if a member that is shown does not answer, or the region may be that of one that was never met.
 
     \b
     Examples:
@@ -233,11 +239,14 @@ def _show_statuses(shown: Sequence[MemberStatus]) -> None:
 
 
 def _statuses(client: httpx.Client, *, of_all: bool, region: str | None) -> list[MemberStatus]:
-    """Raises UsageError if there is no such region."""
+    """Raises UsageError if there is no such region, NotMet if there may be."""
     if not of_all and region is None:
         return [answer_of(client, PATH, MemberStatus)]
     found = answer_of(client, f"{PATH}/regions", MemberStatuses).members
     shown = [each for each in found if region in (None, each.region, each.member)]
+    unmet = [each.member for each in found if not each.region]
+    if not shown and unmet:
+        raise NotMet(f"no member that was ever met stands in {region}; not met yet: {', '.join(unmet)}")
     if not shown:
         known = sorted({each.region or each.member for each in found})
         raise click.BadParameter(f"no region or member {region}; known are {', '.join(known)}", param_hint="'--region'")

@@ -7,7 +7,7 @@ LogUnavailable: it may have happened. Nothing here repeats a call; `consensus.pr
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass
 from enum import StrEnum
@@ -161,17 +161,8 @@ class _Service:
 async def serve_keeper(keeper: Keeper, socket: Path) -> AsyncIterator[None]:
     """Answers gateways while the block runs; calls under way at its end have STOP_SECONDS. The socket's path must be
     free. Raises OSError."""
-    server = grpc.aio.server(options=[*BOUNDS, *_PENDING])
-    server.add_generic_rpc_handlers((_Service(keeper).handler(),))
-    try:
-        server.add_insecure_port(uri_of(socket))
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {socket}: {error}") from error
-    await server.start()
-    try:
+    async with serving(_Service(keeper).handler(), socket, options=_PENDING, stop_seconds=STOP_SECONDS):
         yield
-    finally:
-        await server.stop(STOP_SECONDS)
 
 
 class KeeperClient:
@@ -225,6 +216,29 @@ class KeeperClient:
                 raise InvalidCommand(value)
             case _:
                 raise LogUnavailable(value)
+
+
+@asynccontextmanager
+async def serving(
+    handler: grpc.GenericRpcHandler[bytes, bytes],
+    socket: Path,
+    *,
+    options: Sequence[tuple[str, int]] = (),
+    stop_seconds: float | None = None,
+) -> AsyncIterator[None]:
+    """Answers calls while the block runs; those under way at its end have `stop_seconds`. The socket's path must be
+    free. Raises OSError."""
+    server = grpc.aio.server(options=[*BOUNDS, *options])
+    server.add_generic_rpc_handlers((handler,))
+    try:
+        server.add_insecure_port(uri_of(socket))
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {socket}: {error}") from error
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(stop_seconds)
 
 
 def uri_of(socket: Path) -> str:

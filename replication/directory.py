@@ -72,6 +72,14 @@ class Directory:
         """The member that has this store; None if none of those that answer has."""
         return await self._find(lambda identity: identity.store_id == store_id)
 
+    async def store_of(self, member: str) -> StoreId | None:
+        """The store that the member says it has; None if that is another's. Raises PeerError if it is not known and the
+        member does not say."""
+        if member not in self._known:
+            self.learn(await self._ask(member))
+        found = self._known.get(member)
+        return found.store_id if found else None
+
     def known_with_store(self, store_id: StoreId) -> str | None:
         """As `with_store`, of what is known already."""
         return self._look(lambda identity: identity.store_id == store_id)

@@ -1,7 +1,8 @@
 """Blobs that this node does not hold: brought here, each once however many ask, and shown while they come.
 
 What is asked for goes before what is only likely to be asked for soon: the latter comes by few requests, a few blobs
-at a time, for as long as anybody waits for another.
+at a time, for as long as anybody waits for another. So does what nobody waits for any more; of that, the rest pauses,
+and where it is in the way of others, it is suspended and has its turn later.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Self
 
 from consensus import clock
@@ -27,11 +27,11 @@ from replication.sources import BlobNowhere, HoldersUnreachable, Source, Transfe
 from replication.stores import ArrivalStore, BlobStore
 from replication.transfer import Following, Transfer
 
-MAX_TRANSFERS = 32
+MAX_TRANSFERS = 32  # that somebody waits for, or that are whole; AHEAD_TRANSFERS more in all
 MAX_FOLLOWINGS = 4096
 MAX_FLOWS = 48  # of all transfers together; each has one at least
 MAX_AHEAD = 256  # waiting
-AHEAD_TRANSFERS = 2
+AHEAD_TRANSFERS = 2  # of those that nobody waits for
 AHEAD_FLOWS = 1  # of each, while anybody waits
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TransferRecord:
-    """A transfer that is over. `outcome` is "kept", "passed" (to a client, there being no room) or what went wrong;
+    """A transfer that is over. `outcome` is "kept", "passed" (to a client, there being no room), "suspended" (nobody
+    waited for it any more, and others were to come) or what went wrong;
     `troubles` are requests that failed, by their cause; `lag_seconds` is the time from the blob's acknowledged push to
     when it was held here, if both are known."""
 
@@ -87,15 +88,16 @@ class Fetcher:
         self._chronicle = Chronicle()
         self._transfers: dict[Digest, Transfer] = {}
         self._ahead: deque[Wanted] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[Transfer, asyncio.Task[None]] = {}  # also of those that are suspended and end
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def status(self) -> FetcherStatus:
@@ -132,8 +134,7 @@ class Fetcher:
             raise TransfersBusy(f"{MAX_FOLLOWINGS} requests wait for blobs already", wanted.digest)
         transfer = self._transfers.get(wanted.digest)
         if transfer is None:
-            if sum(each.asked for each in self._transfers.values()) >= MAX_TRANSFERS:
-                raise TransfersBusy(f"{MAX_TRANSFERS} blobs are being fetched already", wanted.digest)
+            self._make_way(wanted.digest)
             transfer = self._begin(wanted)
         transfer.named.update(wanted.holders)
         following = transfer.follow(start, stop)
@@ -146,19 +147,47 @@ class Fetcher:
         self._ahead.extend(each for each in wanted[: MAX_AHEAD - len(self._ahead)] if each.digest not in known)
         self._go_ahead()
 
+    def _make_way(self, digest: Digest) -> None:
+        """For a blob that is asked for. Raises TransfersBusy."""
+        idle = self._idle()
+        if len(self._transfers) - len(idle) >= MAX_TRANSFERS:
+            raise TransfersBusy(f"{MAX_TRANSFERS} blobs are being fetched already", digest)
+        if self._is_full():
+            self._suspend(idle[-1])
+
+    def _idle(self) -> list[Transfer]:
+        return [transfer for transfer in self._transfers.values() if transfer.idle]
+
+    def _is_full(self) -> bool:
+        return len(self._transfers) >= MAX_TRANSFERS + AHEAD_TRANSFERS
+
+    def _suspend(self, transfer: Transfer) -> None:
+        """What has come of it stays on the disk. It has the next turn; if too many wait for one, it has to be asked for
+        again."""
+        transfer.suspended = True
+        self._tasks[transfer].cancel()
+        self._forget(transfer)
+        if len(self._ahead) < MAX_AHEAD:
+            self._ahead.appendleft(transfer.wanted)
+
+    def _forget(self, transfer: Transfer) -> None:
+        if self._transfers.get(transfer.wanted.digest) is transfer:
+            del self._transfers[transfer.wanted.digest]
+            self._chronicle.ended(transfer)
+
     def _begin(self, wanted: Wanted) -> Transfer:
         wanted = self._blame.without_suspects(self._with_copies(wanted), clock.monotonic())
-        transfer = Transfer(wanted, self._source, self._hearsay(wanted))
+        transfer = Transfer(wanted, self._source, self._hearsay(wanted), self._share)
+        suspended = [task for each, task in self._tasks.items() if each.wanted.digest == wanted.digest]
         self._transfers[wanted.digest] = transfer
         self._chronicle.began(wanted.digest)
-        task = asyncio.get_running_loop().create_task(self._run(transfer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = asyncio.get_running_loop().create_task(self._run(transfer, suspended))
+        self._tasks[transfer] = task
+        task.add_done_callback(lambda _: self._tasks.pop(transfer))
         return transfer
 
     def _with_copies(self, wanted: Wanted) -> Wanted:
-        others = (store for store in self._copies.holders(wanted.digest) if store != self._blobs.store_id)
-        return replace(wanted, holders=_all_of(wanted.holders, others))
+        return wanted.held_too(store for store in self._copies.holders(wanted.digest) if store != self._blobs.store_id)
 
     def _hearsay(self, wanted: Wanted) -> Hearsay:
         patience_seconds = HEARD_SECONDS if self._hears else 0.0
@@ -167,14 +196,16 @@ class Fetcher:
     def _look_again(self, wanted: Wanted) -> Sequence[StoreId]:
         """The holders that are known by now, but for those that have given wrong bytes."""
         transfer = self._transfers.get(wanted.digest)
-        named = replace(wanted, holders=_all_of(wanted.holders, sorted(transfer.named) if transfer else ()))
+        named = wanted.held_too(sorted(transfer.named) if transfer else ())
         try:
             return self._blame.without_suspects(self._with_copies(named), clock.monotonic()).holders
         except HoldersUnreachable:
             return ()
 
     def _go_ahead(self) -> None:
-        while self._ahead and sum(not each.asked for each in self._transfers.values()) < AHEAD_TRANSFERS:
+        while self._ahead and not self._is_full():
+            if sum(not each.followings for each in self._transfers.values()) >= AHEAD_TRANSFERS:
+                break
             wanted = self._ahead.popleft()
             if wanted.digest not in self._transfers and self._with_copies(wanted).holders:
                 try:
@@ -191,21 +222,22 @@ class Fetcher:
                 transfer.most_flows = min(MOST_FLOWS, max(1, MAX_FLOWS // max(1, len(wanted))))
             else:
                 transfer.most_flows = AHEAD_FLOWS
+        for transfer in self._idle()[AHEAD_TRANSFERS:]:
+            transfer.most_flows = 0
 
-    async def _run(self, transfer: Transfer) -> None:
+    async def _run(self, transfer: Transfer, after: Collection[asyncio.Task[None]]) -> None:
         began = clock.monotonic()
         try:
-            await transfer.run(self._blobs, self._arrivals)
+            await transfer.run(self._blobs, self._arrivals, after)
         finally:
-            del self._transfers[transfer.wanted.digest]
-            self._chronicle.ended(transfer)
+            self._forget(transfer)
             if not transfer.found:
                 self._record(transfer, clock.monotonic() - began)
         self._go_ahead()
 
     def _record(self, transfer: Transfer, seconds: float) -> None:
         failure, digest = transfer.failure, transfer.wanted.digest
-        if failure:
+        if failure and not transfer.suspended:
             stores = sorted(transfer.givers or transfer.wanted.holders)
             fields = {"digest": str(digest), "reason": str(failure), "stores": stores}
             if isinstance(failure, BlobNowhere):
@@ -219,17 +251,12 @@ class Fetcher:
             self._blame.suspect(digest, transfer.liars, clock.monotonic())
         if not failure:
             self._copies.kept(digest)
-        outcome = type(failure).__name__ if failure else "kept"
+        outcome = "kept" if not failure else "suspended" if transfer.suspended else type(failure).__name__
         troubles = {str(trouble): count for trouble, count in transfer.troubles.items()}
         lag_seconds = None if failure else _lag_seconds(transfer.wanted)
         if not failure:
             self._chronicle.kept(digest, lag_seconds)
         self._observe(TransferRecord(outcome, seconds, transfer.received_bytes, troubles, lag_seconds))
-
-
-def _all_of(*holders: Iterable[StoreId]) -> tuple[StoreId, ...]:
-    """In order, each once."""
-    return tuple(dict.fromkeys(chain.from_iterable(holders)))
 
 
 def _lag_seconds(wanted: Wanted) -> float | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from consensus import clock
 from consensus.names import StoreId
 from replication.blame import Blame
-from replication.directory import BlobNotHeld, PeerError, PeerWrong
+from replication.directory import BlobNotHeld, PeerError, PeerUnreachable, PeerWrong
 from replication.fetcher import Observe, TransferRecord
 from replication.proof import Proof, Proving
+from replication.schedule import STALL_RATE, STALL_SECONDS
 from replication.sources import (
     BlobNowhere,
     HoldersUnreachable,
@@ -30,7 +32,31 @@ from replication.stores import StoreFull
 MAX_PASSAGES = 8
 ROUNDS = 4  # through the holders, as long as each round brings something
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class _Patience:
+    """With one holder: STALL_SECONDS of waiting for it, and one more for each STALL_RATE bytes that it brings, as in
+    `replication.schedule`. While the client does not read, nobody waits for the holder, and no time passes."""
+
+    def __init__(self) -> None:
+        self._seconds = STALL_SECONDS
+
+    async def wait(self, coming: Awaitable[T]) -> T:
+        """What comes. Raises PeerUnreachable if it takes too long."""
+        began = clock.monotonic()
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await coming
+        except TimeoutError as error:
+            raise PeerUnreachable("a holder stalls") from error
+        finally:
+            self._seconds -= clock.monotonic() - began
+
+    def brought(self, count: int) -> None:
+        """So many bytes have come."""
+        self._seconds = min(self._seconds + count / STALL_RATE, STALL_SECONDS)
 
 
 @dataclass(slots=True)
@@ -70,13 +96,17 @@ class Gathering:
     async def _from(self, store: StoreId) -> AsyncGenerator[bytes, None]:
         if store in self._without | self.liars or self.offset == self.stop:
             return
-        proving, gathered = Proving(self.proof, self.offset), bytearray()
+        proving, gathered, patience = Proving(self.proof, self.offset), bytearray(), _Patience()
         try:
-            async with self.source.blob(store, self.wanted.digest, self.offset, self.stop) as stream:
+            async with AsyncExitStack() as stack:
+                coming = self.source.blob(store, self.wanted.digest, self.offset, self.stop)
+                stream = await patience.wait(stack.enter_async_context(coming))
                 require_size(stream, self.wanted.size_bytes)
-                async for chunk in stream.chunks:
+                chunks = aiter(stream.chunks)
+                while (chunk := await patience.wait(anext(chunks, None))) is not None:
                     if proving.position + len(chunk) > self.stop:
                         raise PeerWrong("a holder sends more than was asked for")
+                    patience.brought(len(chunk))
                     self.received_bytes += len(chunk)
                     gathered += chunk
                     right = proving.add(chunk)

@@ -1,12 +1,13 @@
 """Which part of a blob is to be asked of whom next. Pure: it is told what happens, and when.
 
 A *flow* is one request for the rest of one piece. Pieces that somebody waits for come first. Flows go to the nearest
-holder, and beyond some to the next nearest too; how many there are is found by trying whether more bring more. A piece
-that comes too slowly is asked for a second time, elsewhere if there is an elsewhere, and whoever is first counts: a
-holder that was overtaken so stands back from then on. One that fails is left alone for a moment; after two failures
-with nothing to speak of in between it is given up, but not while something has come a short while ago. One that
-answers something else than was asked, gives wrong bytes, or does not have the blob, is not asked again. Where several
-gave bytes of a part that is wrong, their piece is in *doubt*: it is asked of one at a time, until that part is right.
+holder, and beyond some to the next nearest too. A piece that comes too slowly is asked for a second time, elsewhere if
+there is an elsewhere, and whoever is first counts: a holder that was overtaken so stands back from then on. One that
+fails is left alone for a moment; after two failures with nothing to speak of in between it is given up, but not while
+there is patience. Patience is bought by what comes: a drip buys next to none, neither for its flow nor for the whole.
+One that answers something else than was asked, gives wrong bytes, or does not have the blob, is not asked again. Where
+several gave bytes of a part that is wrong, their piece is in *doubt*: it is asked of one at a time, until that part is
+right.
 """
 
 from __future__ import annotations
@@ -18,29 +19,57 @@ from enum import StrEnum
 from consensus.names import StoreId
 from replication.pieces import Pieces
 
-FIRST_FLOWS = 4
-MOST_FLOWS = 16
-URGENT_FLOWS = 4  # beyond the number found best, for what somebody waits for
+MOST_FLOWS = 16  # fewer fill a long line later, and lose more of it with each packet that is lost
+URGENT_FLOWS = 4  # beyond the others, for what somebody waits for
 FLOWS_BEFORE_NEXT = 4  # at one holder, before the next nearest gets one
 
 STRIKES = 2
 STRIKE_PARDON_BYTES = 64 * 1024  # so much brought since, and a failure is forgotten
 REST_SECONDS = 0.1  # after a failure; doubled by each in a row
 MOST_REST_SECONDS = 1.0
-PATIENCE_SECONDS = 10.0  # holders are tried again for so long after something has come
+PATIENCE_SECONDS = 10.0  # the most for which holders are tried again after something has come
 
 SILENCE_SECONDS = 1.0  # then a second flow is begun
 WINDOW_SECONDS = 2.0  # over which a flow's rate is looked at
 TARDY_SHARE = 0.25  # of the rate that flows have on average
 TARDY_SECONDS = 5.0  # that the last pieces may still take, where another holder could be asked for them
+LATE_SHARE = 0.5  # of what each flow had when all were busy: with less, one of the last is helped by those that are not
+LATE_SECONDS = 1.0  # if it would take so long
 ANSWER_SECONDS = 5.0  # without any byte: then a flow is cut
-STALL_SECONDS = 10.0  # of silence after some, or of less than STALL_RATE: too
-MOST_BACKLOG_SECONDS = 30.0  # more of either, while that much may be waiting on its way
-STALL_RATE = 1024.0  # bytes per second
+STALL_SECONDS = 10.0  # that the first byte of a flow buys it, and the most that it may have
+STALL_RATE = 1024.0  # bytes that buy a second more
+MOST_BACKLOG_SECONDS = 30.0  # more of all that, while so much may be waiting on its way
 
-TUNE_SECONDS = 1.0
-TUNE_GAIN = 1.1
-TUNE_REST_SECONDS = 10.0
+
+class Window:
+    """The rate at which something comes, looked at over windows of so many seconds."""
+
+    __slots__ = ("_began", "_bytes", "_seconds", "rate")
+
+    def __init__(self, seconds: float, now: float) -> None:
+        self.rate: float | None = None  # bytes per second over the last window; None before there was one
+        self._seconds = seconds
+        self._began = now
+        self._bytes = 0
+
+    def add(self, count: int, now: float) -> bool:
+        """So many bytes have come. Whether that closes a window."""
+        self._bytes += count
+        return self.look(now)
+
+    def look(self, now: float) -> bool:
+        """Closes the window if it is time; whether it was."""
+        if now - self._began < self._seconds:
+            return False
+        self.rate = self._bytes / (now - self._began)
+        self._began, self._bytes = now, 0
+        return True
+
+    def lately(self, now: float) -> float:
+        """The rate, of what there is of the first window too."""
+        if self.rate is not None:
+            return self.rate
+        return self._bytes / (now - self._began) if now > self._began else 0.0
 
 
 class Trouble(StrEnum):
@@ -63,29 +92,18 @@ class Flow:
     position: int
     began: float
     heard: float
-    window_began: float
-    window_bytes: int = 0
-    rate: float | None = None  # bytes per second, over the last window; None before there was one
-    lean_since: float | None = None
+    patience_until: float
+    window: Window
     void: bool = False  # what it brings does not count any more
 
     def brought(self, count: int, now: float) -> None:
         """So many bytes have come."""
+        most = now + STALL_SECONDS
+        first = self.position == self.start
+        self.patience_until = most if first else min(self.patience_until + count / STALL_RATE, most)
         self.position += count
-        self.window_bytes += count
         self.heard = now
-        self.look(now)
-
-    def look(self, now: float) -> None:
-        """Closes the window if it is time."""
-        if now - self.window_began < WINDOW_SECONDS:
-            return
-        self.rate = self.window_bytes / (now - self.window_began)
-        if self.rate >= STALL_RATE:
-            self.lean_since = None
-        elif self.lean_since is None:
-            self.lean_since = self.window_began
-        self.window_began, self.window_bytes = now, 0
+        self.window.add(count, now)
 
 
 @dataclass(slots=True)
@@ -106,7 +124,7 @@ class _Standing:
 
 class Schedule:
     """Of one blob. `distance` gives the round trip to a holder in seconds, infinity while it is unknown; with `spread`
-    false one holder is asked as long as it gives. `most_flows` may change at any time."""
+    false one holder is asked as long as it gives. `most_flows` may change at any time; with 0 none is begun."""
 
     def __init__(
         self,
@@ -124,8 +142,9 @@ class Schedule:
         self._standings = {holder: _Standing(holder) for holder in holders}
         self._distance = distance
         self._spread = spread
-        self._progress_at: float | None = None
-        self._tuning = _Tuning()
+        self._patience_until: float | None = None  # None before anything has come
+        self._window: Window | None = None  # of all flows, since the first byte
+        self._best_rate = 0.0
 
     @property
     def lost(self) -> bool:
@@ -146,8 +165,10 @@ class Schedule:
     def next(self, needs: Sequence[int], now: float) -> Flow | None:
         """A flow to begin; None if there is none for now. `needs` are the bytes that somebody waits for, the most
         important first."""
+        if not self.most_flows:
+            return None
         busy = len(self.flows)
-        limit = max(1, min(self._tuning.target, self.most_flows))
+        limit = self.most_flows
         urgent = [piece for piece in map(self._pieces.at, needs) if self._is_open(piece)]
         if urgent and busy < limit + min(URGENT_FLOWS, self.most_flows - 1):
             return self._begin(urgent[0], now)
@@ -166,8 +187,10 @@ class Schedule:
         standing.brought_since += count
         if standing.brought_since >= STRIKE_PARDON_BYTES:
             standing.strikes = 0
-        self._progress_at = now
-        self._tuning.brought(count, now, len(self.flows))
+        self._be_patient(count, now)
+        self._window = self._window or Window(WINDOW_SECONDS, now)
+        if self._window.add(count, now):
+            self._best_rate = max(self._best_rate, self._window.lately(now))
 
     def ended(self, flow: Flow, trouble: Trouble | None, now: float) -> None:
         """A flow is over; None if it brought all that was asked of it."""
@@ -199,15 +222,13 @@ class Schedule:
     def overdue(self, now: float) -> list[Flow]:
         """Flows to be cut: those that are void, that bring next to nothing, or whose piece others have made whole."""
         for flow in self.flows:
-            flow.look(now)
+            flow.window.look(now)
         return [flow for flow in self.flows if flow.void or self._is_overtaken(flow) or self.is_stalled(flow, now)]
 
     def is_stalled(self, flow: Flow, now: float) -> bool:
         """Whether so little has come for so long that it has to be given up."""
-        if flow.position == flow.start:
-            return now - flow.began > ANSWER_SECONDS + self._backlog_seconds(now)
-        since = flow.heard if flow.lean_since is None else min(flow.heard, flow.lean_since)
-        return now - since > STALL_SECONDS + self._backlog_seconds(now)
+        late = now - flow.patience_until
+        return late > 0 and late > self._backlog_seconds(now)
 
     def hopeless(self, now: float) -> bool:
         """Whether nothing is under way and nobody is left who could be asked."""
@@ -230,7 +251,9 @@ class Schedule:
         if standing is None:
             return None
         position = self._pieces.reached(piece)
-        flow = Flow(piece, standing.holder, position, position, now, now, now)
+        flow = Flow(
+            piece, standing.holder, position, position, now, now, now + ANSWER_SECONDS, Window(WINDOW_SECONDS, now)
+        )
         standing.flows += 1
         self.flows.add(flow)
         return flow
@@ -250,8 +273,15 @@ class Schedule:
         return min(others or free, key=rank, default=None)
 
     def _is_given_up(self, standing: _Standing, now: float) -> bool:
-        quiet = self._progress_at is None or now - self._progress_at > PATIENCE_SECONDS
-        return standing.without or standing.wrong or (standing.strikes >= STRIKES and quiet)
+        return standing.without or standing.wrong or (standing.strikes >= STRIKES and not self._is_patient(now))
+
+    def _be_patient(self, count: int, now: float) -> None:
+        """So many bytes have come. The first ones buy all the patience that there is."""
+        until, most = self._patience_until, now + PATIENCE_SECONDS
+        self._patience_until = most if until is None else min(max(until, now) + count / STALL_RATE, most)
+
+    def _is_patient(self, now: float) -> bool:
+        return self._patience_until is not None and now <= self._patience_until
 
     def _second(self, now: float) -> Flow | None:
         """Another flow for a piece whose only one is too slow, the earliest first. Where one holder is to give all of
@@ -272,8 +302,8 @@ class Schedule:
     def _is_tardy(self, flow: Flow, now: float) -> bool:
         if self._is_silent(flow, now):
             return True
-        rates = [other.rate for other in self.flows if other.rate is not None]
-        return flow.rate is not None and flow.rate < TARDY_SHARE * sum(rates) / len(rates)
+        rates = [other.window.rate for other in self.flows if other.window.rate is not None]
+        return flow.window.rate is not None and flow.window.rate < TARDY_SHARE * sum(rates) / len(rates)
 
     def _is_silent(self, flow: Flow, now: float) -> bool:
         distance = min(self._distance(flow.holder), SILENCE_SECONDS)
@@ -283,48 +313,20 @@ class Schedule:
         return self._pick(now, flow.holder) not in (None, self._standings[flow.holder])
 
     def _backlog_seconds(self, now: float) -> float:
-        """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything."""
-        rate = self._tuning.rate(now)
-        if not rate:
+        """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything. But
+        where next to nothing comes at all, there is nothing that it could be waiting for."""
+        rate = self._window.lately(now) if self._window else 0.0
+        if rate < STALL_RATE or not self._is_patient(now):
             return 0.0
         backlog = sum(self._pieces.stop(flow.piece) - flow.position for flow in self.flows)
         return min(2 * backlog / rate, MOST_BACKLOG_SECONDS)
 
     def _is_late(self, flow: Flow, now: float) -> bool:
-        """Of one of the last flows: whether somebody else might be much quicker."""
-        if flow.rate is None or not self._could_be_elsewhere(flow, now):
+        """Of one of the last flows: whether another, or one to another holder, might be much quicker."""
+        rate, rest = flow.window.rate, self._pieces.stop(flow.piece) - flow.position
+        if rate is None:
             return False
-        return self._pieces.stop(flow.piece) - flow.position > flow.rate * TARDY_SECONDS
-
-
-class _Tuning:
-    """How many flows are worth having: twice as many are tried, and kept if they bring more."""
-
-    def __init__(self) -> None:
-        self.target = FIRST_FLOWS
-        self._began: float | None = None
-        self._bytes = 0
-        self._rate = 0.0
-        self._before: tuple[int, float] | None = None  # the number and the rate before it was raised
-        self._rests_until = float("-inf")
-
-    def rate(self, now: float) -> float:
-        """Bytes per second, lately, of all flows together; 0 while nothing has come."""
-        if self._rate or self._began is None or now == self._began:
-            return self._rate
-        return self._bytes / (now - self._began)
-
-    def brought(self, count: int, now: float, flows: int) -> None:
-        """Bytes have come while there were so many flows."""
-        if self._began is None:
-            self._began = now
-        self._bytes += count
-        if now - self._began < TUNE_SECONDS:
-            return
-        rate = self._rate = self._bytes / (now - self._began)
-        self._began, self._bytes = now, 0
-        if self._before and rate < TUNE_GAIN * self._before[1]:
-            self.target, self._before, self._rests_until = self._before[0], None, now + TUNE_REST_SECONDS
-        elif now >= self._rests_until and flows >= self.target and self.target < MOST_FLOWS:
-            self._before = (self.target, rate)
-            self.target = min(2 * self.target, MOST_FLOWS)
+        if rest > rate * TARDY_SECONDS and self._could_be_elsewhere(flow, now):
+            return True
+        lame = rate < LATE_SHARE * self._best_rate / MOST_FLOWS
+        return lame and rest > rate * LATE_SECONDS and 2 * len(self.flows) <= self.most_flows

@@ -11,9 +11,9 @@ TransferError
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from consensus.names import Digest, StoreId
@@ -89,6 +89,10 @@ class Wanted:
     def proof(self) -> Proof | None:
         """What can be known to be right of it before all of it is there."""
         return Proof.of(self.digest, self.size_bytes, self.parts)
+
+    def held_too(self, stores: Iterable[StoreId]) -> Wanted:
+        """With more holders, each once, behind those that it has."""
+        return replace(self, holders=tuple(dict.fromkeys((*self.holders, *stores))))
 
 
 def require_size(stream: Stream, size_bytes: int) -> None:

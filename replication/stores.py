@@ -184,7 +184,7 @@ class ArrivalStore(Protocol):
 
     async def take_up(self, digest: Digest, size_bytes: int, parts: bytes = b"") -> Arrival:
         """What was left of the blob by whoever was to bring it before, or a new one. Raises StoreFull if there is no
-        room for all of it, StoreFailed."""
+        room for all of it beside what those that are held still lack, StoreFailed."""
 
     async def reap(self, idle_seconds: float) -> int:
         """Removes those that nobody holds or has touched for that long; returns how many."""

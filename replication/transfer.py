@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -41,10 +41,14 @@ MAX_NEEDS = 64
 
 
 class Transfer:
-    """A blob that arrives. `run` is called once. `most_flows` bounds its requests at one time, and may change."""
+    """A blob that arrives. `run` is called once. `most_flows` bounds its requests at one time, and may change; with 0
+    it pauses. `left` is called when the last has gone of those who followed it."""
 
-    def __init__(self, wanted: Wanted, source: Source, hearsay: Hearsay | None = None) -> None:
+    def __init__(
+        self, wanted: Wanted, source: Source, hearsay: Hearsay | None = None, left: Callable[[], None] = lambda: None
+    ) -> None:
         self.wanted = wanted
+        self.left = left
         self.began = clock.monotonic()
         self.checked_bytes = 0  # hashed so far
         self.arrival: Arrival | None = None
@@ -61,6 +65,7 @@ class Transfer:
         self.followings: set[Following] = set()
         self.most_flows = MOST_FLOWS
         self.asked = False  # somebody has followed it, and may have left
+        self.suspended = False  # it ends without having failed, and may go on later
         self.changed = asyncio.Event()
         self._hearsay = hearsay or Hearsay()
         self._source = source
@@ -83,9 +88,17 @@ class Transfer:
         """Which store is asked by how many of them."""
         return Counter(flow.holder for flow in self._flows)
 
-    async def run(self, blobs: BlobStore, arrivals: ArrivalStore) -> None:
-        """Brings the blob into `blobs`, whether or not anybody follows. What goes wrong is in `failure`."""
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for it, and some of it is still to come."""
+        return not self.followings and not (self.arrival and self.arrival.pieces.whole)
+
+    async def run(self, blobs: BlobStore, arrivals: ArrivalStore, after: Collection[asyncio.Task[None]] = ()) -> None:
+        """Brings the blob into `blobs`, whether or not anybody follows, once those `after` which it comes have let go
+        of its arrival. What goes wrong is in `failure`."""
         try:
+            if after:
+                await asyncio.wait(after)
             await self._obtain(blobs, arrivals)
             self.verified = True
         except (TransferError, StoreError) as error:
@@ -379,4 +392,7 @@ class Following:
 
     def leave(self) -> None:
         """Idempotent."""
-        self.transfer.followings.discard(self)
+        if self in self.transfer.followings:
+            self.transfer.followings.discard(self)
+            if not self.transfer.followings:
+                self.transfer.left()

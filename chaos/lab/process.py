@@ -55,8 +55,8 @@ async def serve(topology: Topology, folder: LabFolder, kind: Kind, tell: Tell) -
             await _start(it)
             for name, place in it.wan.places.items():
                 tell(f"region {name}: http://{place.registry}, admin http://{place.admin}")
+            tell("ready")  # first: whoever sees that it is recorded shows what was told
             folder.write(msgspec.structs.replace(record, ready=True))
-            tell("ready")
             await _watch(it, tell)
         finally:
             server.close()

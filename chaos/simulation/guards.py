@@ -220,13 +220,22 @@ def _forget_votes(self: Journal, term: int, voted_for: str | None) -> None:
     self._hard.stored = replace(self._hard.stored, term=term, voted_for=voted_for)
 
 
-def _round_before(self: Member, done: Any) -> Any:
-    read = _shipped_read(self, done)
-    read.round -= 1
-    return read
+def _round_before(self: Member, done: Any, witness: str | None = None) -> None:
+    self.core.round -= 1
+    try:
+        _shipped_read(self, done, witness)
+    finally:
+        self.core.round += 1
 
 
 _shipped_read = Member._read
+
+
+def _proved_by_one(self: Leading, round: int, witness: str | None = None) -> bool:
+    return witness is not None or _shipped_is_proved(self, round)
+
+
+_shipped_is_proved = Leading.is_proved
 
 
 def _nothing(*_: object) -> None:
@@ -264,7 +273,8 @@ GUARDS: dict[str, tuple[_Patch, ...]] = {
     "a leader without majority steps down": ((Leading, "tick", _tick_for_ever),),
     "a leader with a full disk steps down": ((Member, "_run_full", _nothing),),
     "reads wait for an entry of the term": ((Leading, "may_read", property(_is_leader)),),
-    "reads wait for a round": ((Leading, "proved", property(lambda core: core.round + 1)),),
+    "reads wait for a round": ((Leading, "is_proved", lambda *_: True),),
+    "who asks is one of a majority": ((Leading, "is_proved", _proved_by_one),),
     "the round begins after the read": ((Member, "_read", _round_before),),
     "an answer counts in its term": ((Member, "_conclude", _conclude_any_term),),
     "pysyncobj: votes go to logs that are up to date": (

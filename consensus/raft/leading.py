@@ -30,12 +30,13 @@ class Leading(Guarded):
         first."""
         return self.is_leader and self.commit >= (self._SyncObj__noopIDx or NEVER)
 
-    @property
-    def proved(self) -> int:
-        """The newest round that a majority has answered in this term: nobody else led when it began."""
-        others = len(self.otherNodes)
-        rounds = sorted([*self._acked_round.values(), *[0] * (others - len(self._acked_round)), self.round])
-        return rounds[-(len(rounds) // 2 + 1)]
+    def is_proved(self, round: int, witness: str | None = None) -> bool:
+        """Whether a majority has answered this round or a later one in this term: nobody else led when it began.
+        `witness` counts as if it had: a member that has said in this term, and since then, that it follows this one."""
+        answered = {peer for peer, acked in self._acked_round.items() if acked >= round}
+        if witness is not None:
+            answered.add(witness)
+        return 2 * (1 + len(answered)) > 1 + len(self.otherNodes)
 
     def add(self, command: bytes) -> tuple[int, int]:
         """A new entry, not yet sent nor synced: (index, term)."""

@@ -44,6 +44,7 @@ class _Read:
     deadline: float
     round: int = 0
     index: int | None = None  # None until the leader knows what was committed before its term
+    witness: str | None = None  # who asks: that is as good as an answer to the round
 
 
 class Member:
@@ -105,7 +106,7 @@ class Member:
         """`done` gets an index at least that of every entry acknowledged anywhere before, or LogUnavailable."""
         core = self.core
         if core.is_leader:
-            self._reads.append(self._read(done))
+            self._read(done)
         elif core.leader is None:
             done(LogUnavailable("no leader is known"))
         else:
@@ -168,10 +169,17 @@ class Member:
         else:
             waiting.done(LogUnavailable(f"the leader, {waiting.leader}, cannot be reached"))
 
-    def _read(self, done: Done) -> _Read:
+    def _read(self, done: Done, witness: str | None = None) -> None:
         core = self.core
-        may_read = core.may_read
-        return _Read(done, now() + ANSWER_SECONDS, core.round + may_read, core.commit if may_read else None)
+        read = _Read(done, now() + ANSWER_SECONDS, core.round + 1, witness=witness)
+        if not core.may_read:
+            read.round = core.round
+        elif core.is_proved(read.round, witness):  # of three members, two are of one mind
+            done(core.commit)
+            return
+        else:
+            read.index = core.commit
+        self._reads.append(read)
 
     @property
     def _waits_for_a_round(self) -> bool:
@@ -226,7 +234,7 @@ class Member:
             self.core.send(peer, {"type": "read_at", "term": self.core.term, "request": request, "index": index})
 
         if self.core.is_leader and len(self._reads) < MAX_WAITING:
-            self._reads.append(self._read(done))
+            self._read(done, peer if message["term"] == self.core.term else None)
         else:
             done(LogUnavailable("not the leader"))
 
@@ -283,7 +291,7 @@ class Member:
                 continue
             if read.index is None and core.may_read:
                 read.round, read.index = core.round + 1, core.commit
-            if read.index is not None and core.proved >= read.round:
+            if read.index is not None and core.is_proved(read.round, read.witness):
                 read.done(read.index)
             else:
                 left.append(read)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -55,8 +56,7 @@ class HeldArrival:
 
     @classmethod
     def begin(cls, store: FilesystemStore, folder: Path, head: LedgerHead, proof: Proof | None) -> HeldArrival:
-        """A new arrival in a new folder. Raises StoreFull if there is no room for all of it, StoreFailed."""
-        store.require_room(head.size_bytes)
+        """A new arrival in a new folder. Raises StoreFull, StoreFailed."""
         try:
             with disk_errors("beginning an arrival"):
                 folder.mkdir(mode=0o700)
@@ -82,12 +82,21 @@ class HeldArrival:
             try:
                 with disk_errors("taking up an arrival"):
                     arrival._take_up()
-                store.require_room(head.size_bytes - arrival.pieces.received_bytes)
             except BaseException:
                 arrival.release()
                 raise
             return arrival
         return None
+
+    @property
+    def held(self) -> bool:
+        """Whether it has not been let go of."""
+        return self._lock >= 0
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many have not come yet."""
+        return self.pieces.size_bytes - self.pieces.received_bytes
 
     def append(self, piece: int, reached: int, chunk: bytes) -> tuple[int, int, bool]:
         """Writes `chunk` at `reached`, up to where the piece has come. Says up to where it is there now, up to where
@@ -301,6 +310,8 @@ class FilesystemArrivals:
         self._folder = folder
         self._store = store
         self._incarnation = incarnation
+        self._room = threading.Lock()
+        self._under_way: list[HeldArrival] = []
 
     @classmethod
     def open(cls, folder: Path, store: FilesystemStore, *, incarnation: str) -> FilesystemArrivals:
@@ -332,10 +343,24 @@ class FilesystemArrivals:
         return await jobs.run(self._store.writers, partial(self._reap, clock.wall_ms() / 1000 - idle_seconds))
 
     def _take_up(self, head: LedgerHead, proof: Proof | None) -> HeldArrival:
-        for name in self._names():
-            if found := HeldArrival.resume(self._store, self._folder / name, head, proof):
-                return found
-        return HeldArrival.begin(self._store, self._folder / entropy.new_uuid(), head, proof)
+        left = (HeldArrival.resume(self._store, self._folder / name, head, proof) for name in self._names())
+        found = next(filter(None, left), None)
+        with self._room:
+            try:
+                self._require_room(found.missing_bytes if found else head.size_bytes)
+                found = found or HeldArrival.begin(self._store, self._folder / entropy.new_uuid(), head, proof)
+            except BaseException:
+                if found:
+                    found.release()
+                raise
+            self._under_way.append(found)
+        return found
+
+    def _require_room(self, size_bytes: int) -> None:
+        """What the arrivals under way still lack counts as taken: nothing else keeps it for them, as a hole in a file
+        takes no room before it is written to. Raises StoreFull."""
+        self._under_way = [arrival for arrival in self._under_way if arrival.held]
+        self._store.require_room(size_bytes + sum(arrival.missing_bytes for arrival in self._under_way))
 
     def _open(self, path: Path, size_bytes: int) -> FileReader:
         with disk_errors("opening an arrival"):

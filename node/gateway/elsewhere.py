@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from consensus.names import Digest, StoreId
 from node.blobs.arrivals import FilesystemArrivals
@@ -53,7 +52,7 @@ class Elsewhere:
                     raise
             except StoreError:
                 follower.close()
-                return await self._passages.open(self._with_copies(wanted), start, stop)
+                return await self._passages.open(wanted.held_too(self._copies(wanted.digest)), start, stop)
             except BaseException:
                 follower.close()
                 raise
@@ -67,9 +66,6 @@ class Elsewhere:
             task = asyncio.get_running_loop().create_task(self._replicator.ahead(wanted))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
-
-    def _with_copies(self, wanted: Wanted) -> Wanted:
-        return replace(wanted, holders=tuple(dict.fromkeys((*wanted.holders, *self._copies(wanted.digest)))))
 
     async def close(self) -> None:
         """Ends what is under way beside."""

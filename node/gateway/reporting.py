@@ -24,10 +24,11 @@ def reporting_routes(here: Here) -> dict[bytes, Route]:
         return json_response(await here.status())
 
     async def post_holdings(gateway: Gateway, request: Request) -> Response:
-        return json_response(await here.holdings(await _digests(request)))
+        asked = await _asked(request)
+        return json_response(await here.holdings(_parsed(asked), report=asked.report))
 
     async def post_demands(gateway: Gateway, request: Request) -> Response:
-        return json_response(await here.demand(await _digests(request)))
+        return json_response(await here.demand(_parsed(await _asked(request))))
 
     return {
         STATUS_PATH.encode(): Route("replication", {"GET": Endpoint(None, get_status)}),
@@ -36,15 +37,19 @@ def reporting_routes(here: Here) -> dict[bytes, Route]:
     }
 
 
-async def _digests(request: Request) -> list[Digest]:
-    """Each once. Raises MalformedRequest, InvalidName, ContentTooLarge, ClientGone."""
+async def _asked(request: Request) -> Digests:
+    """Raises MalformedRequest, ContentTooLarge, ClientGone."""
     body = bytearray()
     async for chunk in request.chunks():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise ContentTooLarge("a list of digests", MAX_BODY_BYTES)
     try:
-        asked = msgspec.json.decode(body, type=Digests)
+        return msgspec.json.decode(body, type=Digests)
     except UNDECODABLE as error:
         raise MalformedRequest(f"not a list of digests: {error}") from error
+
+
+def _parsed(asked: Digests) -> list[Digest]:
+    """Each once. Raises InvalidName."""
     return [Digest.parse(text) for text in dict.fromkeys(asked.digests)]

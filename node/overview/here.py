@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from consensus import entropy
 from consensus.names import Digest, RepositoryName, StoreId
 from consensus.views import BlobFacts, Views
 from node.overview.shapes import Demanded, Holdings, MemberStatus
@@ -69,29 +70,31 @@ class Here:
             return MemberStatus(member=self.member, region=self.region, state="silent", reason=SILENT)
         return MemberStatus(member=self.member, region=self.region, state="ok", replication=report)
 
-    async def holdings(self, digests: Sequence[Digest]) -> Holdings:
-        """What the store has of these, exactly. Raises StoreError."""
+    async def holdings(self, digests: Sequence[Digest], *, report: bool = True) -> Holdings:
+        """What the store has of these, exactly, and what the replicator says. Raises StoreError."""
         held = await self._held(digests)
-        report = await self._report()
-        lacking = {str(digest) for digest in digests if digest not in held}
+        found = await self._report() if report else None
         return Holdings(
             member=self.member,
             region=self.region,
             store_id=self.store_id,
             held=tuple(map(str, held)),
-            arriving=tuple(each for each in report.transfers if each.digest in lacking) if report else (),
-            waiting=tuple(digest for digest in report.waiting if digest in lacking) if report else (),
-            failures=tuple(each for each in report.failures if each.digest in lacking) if report else (),
-            replicator=report is not None,
+            arriving=found.transfers if found else (),
+            waiting=found.waiting if found else (),
+            failures=found.failures if found else (),
+            replicator=found is not None,
         )
 
     async def demand(self, digests: Sequence[Digest]) -> Demanded:
-        """Has what is known to the log and not here brought here, behind what clients wait for, and no more of it than
-        the replicator lets wait. Raises StoreError, StateRefused, sqlite3.Error."""
+        """Has what is known to the log and not here brought here, behind what clients wait for. Of more than the
+        replicator lets wait these are some, each time others: it is asked again until nothing is lacking, and what
+        cannot be brought must not be in the way of the rest. Raises StoreError, StateRefused, sqlite3.Error."""
         held = set(await self._held(digests))
         lacking = [digest for digest in digests if digest not in held]
         known = await self.known(lacking)
-        wanted = [self._wanted(digest, found) for digest, found in known.items()][:MAX_AHEAD]
+        wanted = [self._wanted(digest, found) for digest, found in known.items()]
+        begin = int(entropy.fraction() * len(wanted))
+        wanted = [*wanted[begin:], *wanted[:begin]][:MAX_AHEAD]
         told = self._replicator is not None and await self._replicator.ahead(wanted)
         return Demanded(
             member=self.member,

@@ -60,7 +60,7 @@ class Members:
     async def holdings(self, digests: Sequence[Digest]) -> list[Heard]:
         """Which of the blobs each of them holds. Raises StoreError of this one's own store."""
         parts = [digests[at : at + MAX_DIGESTS] for at in range(0, len(digests), MAX_DIGESTS)] or [()]
-        own = await self._own_holdings(parts)
+        own = self._heard(self._here.member, await self._here.holdings(digests))
         others = await asyncio.gather(*(self._holdings_of(each, parts) for each in self._others))
         return [own, *others]
 
@@ -75,17 +75,15 @@ class Members:
         """Those that are none."""
         return sorted({*members} - {self._here.member, *self._others})
 
-    async def _own_holdings(self, parts: Sequence[Sequence[Digest]]) -> Heard:
-        return self._heard(self._here.member, [await self._here.holdings(part) for part in parts])
-
     async def _holdings_of(self, member: str, parts: Sequence[Sequence[Digest]]) -> Heard:
         found: list[Holdings] = []
         for part in parts:
-            answer = await self._ask(member, "POST", HOLDINGS_PATH, Holdings, part)
+            answer = await self._ask(member, "POST", HOLDINGS_PATH, Holdings, _listed(part, report=not found))
             if isinstance(answer, Unheard):
                 return self._heard(member, None, answer.reason)
             found.append(answer)
-        return self._heard(member, found)
+        held = tuple(digest for each in found for digest in each.held)
+        return self._heard(member, msgspec.structs.replace(found[0], held=held))
 
     async def _demand_of(self, member: str, parts: Sequence[Sequence[Digest]]) -> Demanded | Unheard:
         found: list[Demanded] = []
@@ -93,7 +91,7 @@ class Members:
             if member == self._here.member:
                 found.append(await self._here.demand(part))
                 continue
-            answer = await self._ask(member, "POST", DEMANDS_PATH, Demanded, part)
+            answer = await self._ask(member, "POST", DEMANDS_PATH, Demanded, _listed(part))
             if isinstance(answer, Unheard):
                 return answer
             found.append(answer)
@@ -105,18 +103,17 @@ class Members:
             unknown=sum(each.unknown for each in found),
         )
 
-    def _heard(self, member: str, found: Sequence[Holdings] | None, reason: str = "") -> Heard:
-        if found:
-            holdings = _joined(found)
+    def _heard(self, member: str, holdings: Holdings | None, reason: str = "") -> Heard:
+        if holdings:
             self._here.met[member] = MemberReport(member=member, region=holdings.region, store=holdings.store_id)
             return Heard(member, holdings.region, holdings.store_id, holdings)
         met = self._here.met.get(member)
         return Heard(member, met.region if met else "", met.store if met else "", None, reason)
 
     async def _ask(
-        self, member: str, method: str, path: str, kind: type[Answer], digests: Sequence[Digest] | None = None
+        self, member: str, method: str, path: str, kind: type[Answer], digests: Digests | None = None
     ) -> Answer | Unheard:
-        body = None if digests is None else msgspec.json.encode(Digests(digests=tuple(map(str, digests))))
+        body = msgspec.json.encode(digests) if digests else None
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 answer = await self._ask_again(member, method, path, body)
@@ -143,6 +140,10 @@ class Members:
             return await self._peers.request(member, _request(method, path, body))
 
 
+def _listed(digests: Sequence[Digest], *, report: bool = False) -> Digests:
+    return Digests(digests=tuple(map(str, digests)), report=report)
+
+
 def _request(method: str, path: str, body: bytes | None) -> PeerRequest:
     async def once() -> AsyncIterator[bytes]:
         yield body or b""
@@ -162,16 +163,3 @@ def _decoded(member: str, answer: PeerAnswer, kind: type[Answer]) -> Answer:
     if found.member != member:
         raise PeerWrong(f"{member} says that it is {found.member[:80]}")
     return found
-
-
-def _joined(found: Sequence[Holdings]) -> Holdings:
-    first, *more = found
-    if not more:
-        return first
-    return msgspec.structs.replace(
-        first,
-        held=tuple(digest for each in found for digest in each.held),
-        arriving=tuple(one for each in found for one in each.arriving),
-        waiting=tuple(digest for each in found for digest in each.waiting),
-        failures=tuple(one for each in found for one in each.failures),
-    )

@@ -27,9 +27,11 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Digests(Shape, frozen=True):
-    """Blobs that something is asked about."""
+    """Blobs that something is asked about. `report`: whether the answer is to hold what the replicator says too, which
+    of several requests about one thing only one has to ask for."""
 
     digests: Annotated[tuple[DigestText, ...], Meta(max_length=MAX_DIGESTS)]
+    report: bool = True
 
 
 class MemberStatus(Shape, frozen=True):
@@ -50,8 +52,8 @@ class MemberStatuses(Shape, frozen=True):
 
 
 class Holdings(Shape, frozen=True):
-    """Which of the blobs that were asked about a member's store holds, which are on their way there or wait for their
-    turn, and what became of the last try to bring each other one. `replicator` says whether that one answered."""
+    """Which of the blobs that were asked about a member's store holds. Of any blobs: which are on their way there or
+    wait for their turn, and what became of the last try to bring others. `replicator`: whether that one said so."""
 
     member: str
     region: str

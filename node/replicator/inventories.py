@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -24,7 +24,7 @@ from node.blobs import jobs
 from node.blobs.filesystem import FilesystemStore
 from node.inventory import Inventory, InventoryReader, inventory_file
 from node.launch import Launch
-from replication.directory import PeerError, PeerUnreachable, PeerWrong
+from replication.directory import Directory, PeerError, PeerUnreachable, PeerWrong
 from replication.inventory import INVENTORY_PATH, Copies, NoCopies, Page
 from replication.requests import PeerAnswer, PeerRequest
 from replication.stores import BlobNotFound, StoreError
@@ -46,6 +46,10 @@ log = logging.getLogger(__name__)
 class Members(Protocol):
     """The way to the other members."""
 
+    @property
+    def directory(self) -> Directory:
+        """Which of them is which store."""
+
     async def request(self, member: str, request: PeerRequest) -> PeerAnswer:
         """Raises PeerError."""
 
@@ -53,23 +57,61 @@ class Members(Protocol):
 @asynccontextmanager
 async def exchanging(launch: Launch, blobs: FilesystemStore, members: Members) -> AsyncIterator[Copies]:
     """Tells the others of copies here, and hears of theirs, while the block runs."""
-    config = launch.config
-    file = inventory_file(config, launch.incarnation)
-    async with AsyncExitStack() as stack:
-        worker = ThreadPoolExecutor(1, thread_name_prefix="inventory")
-        stack.callback(worker.shutdown)
-        try:
-            inventories = await asyncio.to_thread(Inventories.open, file, blobs, worker)
-        except (sqlite3.Error, OSError) as error:
-            log.warning("inventory_failed", extra={"reason": str(error)})
-            yield NoCopies()
-            return
-        stack.callback(inventories.close)
-        names = [name for name in config.cluster.transfer_addresses if name != config.node.name]
-        beside = [inventories.follow(name, members) for name in names]
-        for each in (inventories.walk(config.data / "state"), *beside):
-            stack.push_async_callback(_cancel, asyncio.create_task(each))
-        yield inventories
+    exchange = Exchange(launch, blobs, members)
+    running = asyncio.create_task(exchange.run())
+    try:
+        yield exchange
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+class Exchange:
+    """See replication.inventory.Copies: none, until the inventory has been opened."""
+
+    def __init__(self, launch: Launch, blobs: FilesystemStore, members: Members) -> None:
+        self._launch = launch
+        self._blobs = blobs
+        self._members = members
+        self._copies: Copies = NoCopies()
+
+    def holders(self, digest: Digest) -> Sequence[StoreId]:
+        """See Copies."""
+        return self._copies.holders(digest)
+
+    def kept(self, digest: Digest) -> None:
+        """See Copies. What is not told for want of an inventory is found in the store later."""
+        self._copies.kept(digest)
+
+    def untrue(self, store: StoreId, digest: Digest) -> None:
+        """See Copies."""
+        self._copies.untrue(store, digest)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        config = self._launch.config
+        others = [name for name in config.cluster.transfer_addresses if name != config.node.name]
+        with ThreadPoolExecutor(1, thread_name_prefix="inventory") as worker:
+            inventories = await self._opened(inventory_file(config, self._launch.incarnation), worker)
+            self._copies = inventories
+            with closing(inventories):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(inventories.walk(config.data / "state"))
+                    for name in others:
+                        group.create_task(inventories.follow(name, self._members))
+
+    async def _opened(self, file: Path, worker: ThreadPoolExecutor) -> Inventories:
+        """Tries again and again; why it has to is logged once."""
+        pause = POLL_SECONDS
+        while True:
+            try:
+                job = partial(Inventories.open, file, self._blobs, worker)
+                return await jobs.obtain(self._blobs.writers, job, Inventories.close)
+            except (sqlite3.Error, OSError) as error:
+                if pause == POLL_SECONDS:
+                    log.warning("inventory_failed", extra={"reason": str(error)})
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MOST_PAUSE_SECONDS)
 
 
 class Inventories:
@@ -163,10 +205,17 @@ class Inventories:
         if answer.status != 200:
             raise PeerUnreachable(f"{member} answers with status {answer.status}")
         page = Page.decode(answer.body)
-        if page.store_id == self._blobs.store_id:
-            raise PeerWrong(f"{member} says that it is this node")
+        await self._require_own(member, StoreId(page.store_id), members.directory)
         await self._run(partial(self._inventory.take, member, page))
         return page.more
+
+    async def _require_own(self, member: str, store: StoreId, directory: Directory) -> None:
+        """Raises PeerWrong for a member that speaks for another's store, PeerError if it does not say which it has."""
+        if store == self._blobs.store_id:
+            raise PeerWrong(f"{member} says that it is this node")
+        if store != await directory.store_of(member):
+            directory.forget(member)  # it may have become another since it was asked
+            raise PeerWrong(f"{member} tells of store {store}, which is not its own")
 
     async def _walk_store(self, views: Views) -> None:
         found: list[Digest] = []
@@ -228,8 +277,3 @@ class Inventories:
 def _report(written: Future[None]) -> None:
     if error := written.exception():
         log.warning("inventory_failed", extra={"reason": str(error)})
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

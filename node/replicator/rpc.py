@@ -27,7 +27,7 @@ import msgspec
 from consensus.errors import UNDECODABLE, InvalidCommand, InvalidName
 from consensus.names import Digest, StoreId
 from consensus.parts import are_parts_of
-from node.rpc import BOUNDS, RECONNECT, STATUS_SECONDS, pack, unpack, uri_of
+from node.rpc import BOUNDS, RECONNECT, STATUS_SECONDS, pack, serving, unpack, uri_of
 from replication import sources, stores
 from replication.directory import Directory
 from replication.fetcher import Fetcher, FetcherStatus
@@ -121,17 +121,8 @@ async def serve_replicator(
 ) -> AsyncIterator[None]:
     """Answers gateways while the block runs. The socket's path must be free. `directory` is of the other
     members. Raises OSError."""
-    server = grpc.aio.server(options=BOUNDS)
-    server.add_generic_rpc_handlers((_Service(fetcher, directory).handler(),))
-    try:
-        server.add_insecure_port(uri_of(socket))
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {socket}: {error}") from error
-    await server.start()
-    try:
+    async with serving(_Service(fetcher, directory).handler(), socket):
         yield
-    finally:
-        await server.stop(None)
 
 
 class ReplicatorClient:

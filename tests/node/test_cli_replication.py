@@ -256,6 +256,9 @@ def test_without_a_majority_a_digest_is_found_and_a_tag_is_not(pair: Pair) -> No
     nowhere = wait(f"@{manifest}", "ap")
     assert nowhere.returncode == 3
     assert "  ap: no member that answers stands there" in nowhere.stderr
+    unmet = meridian("replication", "status", "--region", "ap", cwd=eu.folder)
+    assert (unmet.returncode, unmet.stdout) == (3, "")
+    assert unmet.stderr == "meridian: no member that was ever met stands in ap; not met yet: us\n"
     by_tag = wait(":v1", "eu")
     assert by_tag.returncode == 3
     assert "  the node does not say how far it is: " in by_tag.stderr

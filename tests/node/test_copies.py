@@ -7,46 +7,27 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from chaos.ports import free_ports
-from chaos.ways import Shape, Ways
 from tests.node.descent import is_alive
-from tests.node.member_certificates import CLUSTER_ID, CertificateAuthority
-from tests.node.running import digest_of, eventually, push_blob
-from tests.node.test_fetch_crashes import SIZE, _says_ok, pull, take
-from tests.node.test_members import SETTINGS, Member
+from tests.node.members_apart import MIB, Apart, Member, members_apart, pull, take
+from tests.node.running import digest_of, eventually
 
-MIB = 1024 * 1024
-NAMES = ("eu", "us", "ap")
-THREE = SETTINGS.replace('{us[1]}"', '{us[1]}", "ap=127.0.0.1:{ap[0]}/{ap[1]}"')
+SIZE = 24 * MIB + 77
 
 
-@dataclass
 class Three:
     """Three members, and the ways that blobs take between them."""
 
-    nodes: dict[str, Member]
-    ways: Ways
+    def __init__(self, apart: Apart) -> None:
+        self._apart = apart
+        self.narrow, self.push, self.ready = apart.narrow, apart.push, apart.ready
 
     def __getitem__(self, name: str) -> Member:
-        return self.nodes[name]
-
-    def narrow(self, bytes_per_second: float, *pairs: tuple[str, str]) -> None:
-        for pair in pairs or self.ways.pairs:
-            self.ways.shape([pair], Shape(delay_seconds=0.01, bytes_per_second=bytes_per_second))
-
-    def ready(self, *names: str) -> None:
-        for name in names or NAMES:
-            eventually(partial(_says_ok, self[name]), 60)
-
-    def push(self, name: str, content: bytes) -> str:
-        with self[name].client() as client:
-            return push_blob(client, content)
+        return self._apart[name]
 
     def pulls(self, name: str, digest: str) -> bool:
         """Whether the node answers with the right bytes."""
@@ -66,34 +47,8 @@ class Three:
 
 @pytest.fixture
 def three(tmp_path: Path) -> Iterator[Three]:
-    authority = CertificateAuthority(tmp_path / "ca")
-    ports = free_ports(6)
-    places = {name: (ports[2 * at], ports[2 * at + 1]) for at, name in enumerate(NAMES)}
-    nodes: dict[str, Member] = {}
-    children: list[int] = []
-    with Ways({name: [f"127.0.0.1:{place[1]}"] for name, place in places.items()}) as ways:
-        for name in places:
-            (tmp_path / name).mkdir()
-            seen = {
-                other: place if other == name else (place[0], int(ways.addresses[name, other][0].rpartition(":")[2]))
-                for other, place in places.items()
-            }
-            settings = THREE.format(cluster_id=CLUSTER_ID, files=authority.issue(name), **seen)
-            nodes[name] = Member(tmp_path / name, gateways=1, settings=settings)
-            nodes[name].ports = places[name]
-        try:
-            for node in nodes.values():
-                node.start(wait=False)
-            for node in nodes.values():
-                node.wait_for("node_serving")
-            made = Three(nodes, ways)
-            made.ready()
-            yield made
-        finally:
-            for node in nodes.values():
-                if node.process and node.process.poll() is None:
-                    children += node.kill()
-            eventually(lambda: not any(map(is_alive, children)))
+    with members_apart(tmp_path, "eu", "us", "ap", gateways=1) as apart:
+        yield Three(apart)
 
 
 def killed(node: Member) -> None:
@@ -104,7 +59,7 @@ def killed(node: Member) -> None:
 
 def test_a_copy_is_pulled_when_the_node_that_took_the_push_is_gone(three: Three) -> None:
     content = os.urandom(9 * MIB)
-    digest = three.push("eu", content)
+    digest = three.push(content)
     assert three.pulls("us", digest)
     began = time.monotonic()
     eventually(lambda: three.known("ap", "us"))
@@ -118,7 +73,7 @@ def test_a_copy_is_pulled_when_the_node_that_took_the_push_is_gone(three: Three)
 
 def test_a_copy_is_pulled_though_nobody_had_the_time_to_hear_of_it(three: Three) -> None:
     for _ in range(3):
-        digest = three.push("eu", os.urandom(MIB))
+        digest = three.push(os.urandom(MIB))
         assert three.pulls("us", digest)
         killed(three["eu"])
         assert three.pulls("ap", digest)
@@ -128,7 +83,7 @@ def test_a_copy_is_pulled_though_nobody_had_the_time_to_hear_of_it(three: Three)
 
 def test_a_pull_goes_on_from_a_copy_and_its_client_does_not_notice(three: Three) -> None:
     content = os.urandom(SIZE)
-    digest = three.push("eu", content)
+    digest = three.push(content)
     assert three.pulls("us", digest)
     eventually(lambda: three.known("ap", "us"))
     three.narrow(12e6)
@@ -140,7 +95,7 @@ def test_a_pull_goes_on_from_a_copy_and_its_client_does_not_notice(three: Three)
 
 def test_a_pull_goes_on_from_a_copy_that_came_only_after_it_had_begun(three: Three) -> None:
     content = os.urandom(SIZE)
-    digest = three.push("eu", content)
+    digest = three.push(content)
     three.narrow(3e6, ("eu", "ap"), ("ap", "eu"))
     chunks = pull(three["ap"], digest)
     received = take(chunks, MIB)
@@ -151,7 +106,7 @@ def test_a_pull_goes_on_from_a_copy_that_came_only_after_it_had_begun(three: Thr
 
 
 def test_without_a_copy_it_is_503_until_the_node_is_back(three: Three) -> None:
-    digest = three.push("eu", os.urandom(MIB))
+    digest = three.push(os.urandom(MIB))
     killed(three["eu"])
     with three["ap"].client() as client:
         answer = client.get(f"/v2/team/app/blobs/{digest}")
@@ -164,7 +119,7 @@ def test_without_a_copy_it_is_503_until_the_node_is_back(three: Three) -> None:
 
 
 def test_replicators_that_are_killed_know_all_of_it_again(three: Three) -> None:
-    digests = [three.push("eu", os.urandom(1000)) for _ in range(8)]
+    digests = [three.push(os.urandom(1000)) for _ in range(8)]
     for number, digest in enumerate(digests):
         assert three.pulls("us", digest)
         eventually(three.blob_file("us", digest).exists)  # the client has it a moment before
@@ -183,7 +138,7 @@ def test_replicators_that_are_killed_know_all_of_it_again(three: Three) -> None:
 
 def test_a_copy_that_is_gone_costs_one_request_and_is_told_no_more(three: Three) -> None:
     content = os.urandom(MIB)
-    digest = three.push("eu", content)
+    digest = three.push(content)
     assert three.pulls("us", digest)
     eventually(lambda: three.known("ap", "us"))
     three.blob_file("us", digest).unlink()

@@ -12,41 +12,26 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from chaos.ports import free_ports
-from chaos.ways import Shape, Ways
-from tests.node.descent import is_alive
-from tests.node.member_certificates import CLUSTER_ID, CertificateAuthority
+from tests.node.members_apart import MIB, Apart, Member, members_apart, pull, take
 from tests.node.running import digest_of, eventually, push_blob
-from tests.node.test_members import SETTINGS, Member
 
-MIB = 1024 * 1024
 SIZE = 24 * MIB + 77
 KILLS = int(os.environ.get("MERIDIAN_KILLS", "6"))
 FETCHES_EACH = 20  # to a kill
 
 
-@dataclass
 class Far:
     """Two members; us fetches from eu by a way that can be narrowed."""
 
-    eu: Member
-    us: Member
-    ways: Ways
-
-    def narrow(self, bytes_per_second: float, delay_seconds: float = 0.01) -> None:
-        for pair in self.ways.pairs:
-            self.ways.shape([pair], Shape(delay_seconds=delay_seconds, bytes_per_second=bytes_per_second))
-
-    def push(self, content: bytes) -> str:
-        with self.eu.client() as client:
-            return push_blob(client, content)
+    def __init__(self, apart: Apart) -> None:
+        self.eu, self.us = apart["eu"], apart["us"]
+        self.narrow, self.push, self.ready = apart.narrow, apart.push, apart.ready
 
     def fetched_bytes(self) -> int:
         """By transfers that ended."""
@@ -56,67 +41,11 @@ class Far:
     def arrivals(self) -> list[str]:
         return os.listdir(self.us.folder / "data" / "arrivals")
 
-    def ready(self) -> None:
-        for node in (self.eu, self.us):
-            eventually(partial(_says_ok, node), 60)
-
-
-def _says_ok(node: Member) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        found = node.admin("/readyz")
-        return found.status_code == 200 and found.json()["replicator"] == "ok"
-    return False
-
 
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[Far]:
-    authority = CertificateAuthority(tmp_path / "ca")
-    ports = free_ports(4)
-    places = {"eu": (ports[0], ports[1]), "us": (ports[2], ports[3])}
-    nodes: dict[str, Member] = {}
-    children: list[int] = []
-    with Ways({name: [f"127.0.0.1:{place[1]}"] for name, place in places.items()}) as ways:
-        for name in places:
-            (tmp_path / name).mkdir()
-            seen = {
-                other: place if other == name else (place[0], int(ways.addresses[name, other][0].rpartition(":")[2]))
-                for other, place in places.items()
-            }
-            settings = SETTINGS.format(cluster_id=CLUSTER_ID, files=authority.issue(name), **seen)
-            nodes[name] = Member(tmp_path / name, gateways=2, settings=settings)
-            nodes[name].ports = places[name]
-        try:
-            for node in nodes.values():
-                node.start(wait=False)
-            for node in nodes.values():
-                node.wait_for("node_serving")
-            made = Far(nodes["eu"], nodes["us"], ways)
-            made.ready()
-            yield made
-        finally:
-            for node in nodes.values():
-                if node.process and node.process.poll() is None:
-                    children += node.kill()
-            eventually(lambda: not any(map(is_alive, children)))
-
-
-def pull(node: Member, digest: str) -> Iterator[bytes]:
-    """The chunks of a blob; ends early if the connection breaks."""
-    with (
-        contextlib.suppress(httpx.TransportError),
-        node.client() as client,
-        client.stream("GET", f"/v2/team/app/blobs/{digest}") as answer,
-    ):
-        assert answer.status_code == 200, answer.read()
-        yield from answer.iter_raw(65536)
-
-
-def take(chunks: Iterator[bytes], count: int) -> bytes:
-    """At least so many bytes."""
-    received = bytearray()
-    while len(received) < count:
-        received += next(chunks)
-    return bytes(received)
+    with members_apart(tmp_path, "eu", "us", gateways=2) as apart:
+        yield Far(apart)
 
 
 def test_a_client_does_not_notice_that_the_replicator_was_killed(far: Far) -> None:
@@ -261,7 +190,7 @@ def test_kills_at_any_moment_never_make_an_answer_wrong(far: Far) -> None:
     seed = int(os.environ.get("MERIDIAN_SEED", "1"))
     chance = random.Random(seed)
     sizes = [1, 70_000, MIB, 5 * MIB, 9 * MIB]
-    far.narrow(40e6, 0.005)
+    far.narrow(40e6, delay_seconds=0.005)
     outcomes: dict[str, int] = {}
     digests: list[str] = []
     with Killer(far, seed) as killer, ThreadPoolExecutor(6) as pool:

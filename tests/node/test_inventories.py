@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
+import ssl
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from consensus.commands import BlobFact, RecordBlobs
@@ -19,9 +21,12 @@ from consensus.replica import Replica
 from consensus.solo import SoloLog
 from consensus.state import State
 from node.blobs.filesystem import FilesystemStore
-from node.inventory import Inventory
+from node.config import Config
+from node.inventory import Inventory, inventory_file, page_of
+from node.launch import Launch
 from node.replicator import inventories
-from node.replicator.inventories import Inventories
+from node.replicator.inventories import Inventories, exchanging
+from replication.peers import Peers
 
 STORE = StoreId("a" * 32)
 
@@ -37,7 +42,7 @@ def put(blobs: FilesystemStore, content: bytes) -> Digest:
 @asynccontextmanager
 async def looking(folder: Path) -> AsyncIterator[tuple[Inventories, FilesystemStore, Proposer]]:
     """An inventory of a new store that is walked all the time."""
-    (folder / "state").mkdir()
+    (folder / "state").mkdir(parents=True)
     log = SoloLog.open(folder / "wal")
     blobs = FilesystemStore.at(folder / "blobs", store_id=STORE, free_bytes=0)
     (folder / "inventory").mkdir()
@@ -101,6 +106,54 @@ async def test_a_walk_goes_on_after_what_went_wrong(tmp_path: Path, monkeypatch:
         await asyncio.sleep(0.2)
         folder.with_name("away").rename(folder)
         await told(made, copy, put(blobs, b"another"))
+
+
+async def test_an_inventory_that_cannot_be_opened_is_opened_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventories, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(inventories, "MOST_PAUSE_SECONDS", 0.03)
+    async with looking(tmp_path / "node") as (_, blobs, _):
+        launch = launch_in(tmp_path / "node")
+        folder = tmp_path / "node" / "inventory"
+        folder.rename(tmp_path / "away")
+        folder.write_text("in the way")
+        copy = put(blobs, b"copy")
+        async with nobody_else() as peers, exchanging(launch, blobs, peers) as copies:
+            await asyncio.sleep(0.3)
+            copies.kept(copy)
+            assert copies.holders(copy) == ()
+            assert [each.message for each in caplog.records] == ["inventory_failed"]
+            folder.unlink()
+            async with asyncio.timeout(20):
+                while not has_told(inventory_file(launch.config, "2"), copy):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            with closing(sqlite3.connect(inventory_file(launch.config, "2"))) as other:
+                other.execute("INSERT INTO members VALUES (1, 'us', ?, '', 0, 0, 0, 0, 0)", ("b" * 32,))
+                other.execute("INSERT INTO copies VALUES (?, 1, 0)", (copy.packed,))
+                other.commit()
+            assert copies.holders(copy) == ("b" * 32,)
+        assert [each.message for each in caplog.records] == ["inventory_failed"]
+
+
+@asynccontextmanager
+async def nobody_else() -> AsyncIterator[Peers]:
+    peers = Peers({}, "c" * 32, ssl.create_default_context())
+    try:
+        yield peers
+    finally:
+        await peers.close()
+
+
+def launch_in(data: Path) -> Launch:
+    config = msgspec.convert({"node": {"name": "eu", "data": str(data)}}, Config)
+    return Launch(name="x", config=config, runtime="", incarnation="2", started_ms=0, ready_descriptor=-1)
+
+
+def has_told(file: Path, digest: Digest) -> bool:
+    with suppress(sqlite3.Error):
+        return digest.packed in page_of(file, "", 0, 0).held
+    return False
 
 
 async def test_who_cannot_read_the_inventory_knows_of_no_copies(

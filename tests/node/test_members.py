@@ -16,32 +16,11 @@ from consensus.commands import BlobFact, RecordBlobs
 from consensus.names import Digest, RepositoryName, StoreId
 from consensus.proposer import Proposer
 from node.rpc import KeeperClient
-from tests.node.descent import is_alive
-from tests.node.member_certificates import CLUSTER_ID, CertificateAuthority
+from tests.node.member_certificates import CertificateAuthority
+from tests.node.members_apart import all_serving, member
 from tests.node.running import RunningNode, eventually, push_blob
 
-SETTINGS = """
-[cluster]
-id = "{cluster_id}"
-members = ["eu=127.0.0.1:{eu[0]}/{eu[1]}", "us=127.0.0.1:{us[0]}/{us[1]}"]
-ca = "{files.ca}"
-certificate = "{files.certificate}"
-key = "{files.key}"
-"""
 Pair = tuple[RunningNode, RunningNode]
-
-
-class Member(RunningNode):
-    """A node with addresses for other nodes, which are set by the environment of its sections."""
-
-    ports: tuple[int, int]
-
-    def configure(self, settings: str = "") -> None:
-        super().configure(settings)
-        text = self.config_file.read_text()
-        text = text.replace('region = "eu"', f'region = "{self.folder.name}"\nname = "{self.folder.name}"')
-        more = f'peers = "127.0.0.1:{self.ports[0]}"\ntransfers = "127.0.0.1:{self.ports[1]}"\n'
-        self.config_file.write_text(text.replace("[listen]\n", f"[listen]\n{more}"))
 
 
 @pytest.fixture
@@ -49,25 +28,9 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     authority = CertificateAuthority(tmp_path / "ca")
     ports = free_ports(4)
     places = {"eu": (ports[0], ports[1]), "us": (ports[2], ports[3])}
-    nodes: list[Member] = []
-    children: list[int] = []
-    for name, place in places.items():
-        (tmp_path / name).mkdir()
-        settings = SETTINGS.format(cluster_id=CLUSTER_ID, files=authority.issue(name), **places)
-        node = Member(tmp_path / name, gateways=2, settings=settings)
-        node.ports = place
-        nodes.append(node)
-    try:
-        for node in nodes:
-            node.start(wait=False)
-        for node in nodes:
-            node.wait_for("node_serving")
-        yield nodes[0], nodes[1]
-    finally:
-        for node in nodes:
-            if node.process and node.process.poll() is None:
-                children += node.kill()
-        eventually(lambda: not any(map(is_alive, children)))
+    eu, us = (member(tmp_path / name, authority.issue(name), places, gateways=2) for name in places)
+    with all_serving(eu, us):
+        yield eu, us
 
 
 def tell(node: RunningNode, digest: str, size: int, store: str) -> None:

@@ -93,3 +93,13 @@ async def test_a_store_belongs_to_whoever_said_so_first_and_is_reached() -> None
     found.forget("eu")
     found.learn(await members.ask("us"))
     assert found.known_with_store(StoreId("s1")) == "us"
+
+
+async def test_which_store_a_member_has_is_asked_once_and_is_not_what_another_has() -> None:
+    members = Members(eu="1", us="1")
+    found = Directory(["eu", "us", "ap"], members.ask)
+    assert [await found.store_of("eu") for _ in range(3)] == ["s1"] * 3
+    assert await found.store_of("us") is None
+    with pytest.raises(PeerUnreachable):
+        await found.store_of("ap")
+    assert members.asked == ["eu", "us", "ap"]

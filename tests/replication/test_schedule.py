@@ -18,6 +18,8 @@ from replication.schedule import Flow, Schedule, Trouble
 PIECE = 1000
 NEAR, FAR = StoreId("near"), StoreId("far")
 STEP = 0.25
+LINK = 125_000
+MIB = 1024 * 1024
 
 
 @dataclass
@@ -44,7 +46,7 @@ class World:
         while begun := self.schedule.next(self.needs, self.now):
             self.asked.append((begun.holder, begun.piece, begun.position))
         self.most = max(self.most, len(self.schedule.flows))
-        for flow in sorted(self.schedule.flows, key=lambda flow: flow.began):
+        for flow in sorted(self.schedule.flows, key=lambda flow: (flow.began, flow.piece, flow.holder)):
             if trouble := self.fails(flow):
                 self.schedule.ended(flow, trouble, self.now)
             else:
@@ -52,7 +54,7 @@ class World:
 
     def _give(self, flow: Flow) -> None:
         stop = self.pieces.stop(flow.piece)
-        count = min(int(self.rates[flow.holder] * STEP), stop - flow.position)
+        count = min(self.due(flow), stop - flow.position)
         if count:
             self.schedule.brought(flow, count, self.now)
             self.received += count
@@ -61,6 +63,10 @@ class World:
                 self.pieces.add(flow.piece, fresh)
         if flow.position == stop:
             self.schedule.ended(flow, None, self.now)
+
+    def due(self, flow: Flow) -> int:
+        """How many bytes it gives in this step."""
+        return int(self.rates[flow.holder] * STEP)
 
     def run(self, seconds: float = 600.0) -> bool:
         """Whether all came; False if the schedule gave up."""
@@ -71,6 +77,40 @@ class World:
             if self.schedule.hopeless(self.now):
                 return False
         return True
+
+
+@dataclass
+class Bursts(World):
+    """Each flow gives `burst` bytes, at once and then `every` so many seconds."""
+
+    burst: int = 512
+    every: float = 1.0
+
+    def due(self, flow: Flow) -> int:
+        return self.burst if (self.now - flow.began) % self.every == 0 else 0
+
+
+@dataclass
+class Narrow(World):
+    """A link of LINK bytes a second for all flows: gives `turn` bytes to one after another; 0: a little to all."""
+
+    turn: int = 0
+    _served: Flow | None = None
+    _left: int = 0
+    _at: float = 0.0
+
+    def due(self, flow: Flow) -> int:
+        if not self.turn:
+            return int(LINK * STEP / len(self.schedule.flows))
+        if self._at < self.now and (self._served not in self.schedule.flows or not self._left):
+            waiting = sorted(self.schedule.flows, key=lambda each: (each.heard, each.began, each.piece))
+            self._served, self._left = waiting[0], self.turn
+        self._at = self.now
+        if flow is not self._served:
+            return 0
+        count = min(self._left, int(LINK * STEP))
+        self._left -= count
+        return count
 
 
 def world(count: int, distances: dict[StoreId, float] | None = None, *, spread: bool = True, **rates: float) -> World:
@@ -92,13 +132,14 @@ def test_all_comes_once_and_the_nearest_is_asked_first() -> None:
 def test_what_somebody_waits_for_comes_first_even_if_all_flows_are_busy() -> None:
     made = world(40, near=100)
     made.step()
-    assert [piece for _, piece, _ in made.asked] == [0, 1, 2, 3]
+    busy = schedules.MOST_FLOWS
+    assert [piece for _, piece, _ in made.asked] == [*range(busy)]
     made.needs = [31 * PIECE + 7]
     made.step()
-    assert made.asked[4][1] == 31
+    assert made.asked[busy][1] == 31
     made.needs = [31 * PIECE + 500]
     assert made.run()
-    assert made.asked[5][1] == 32
+    assert made.asked[busy + 1][1] == 32
 
 
 def test_a_holder_that_falls_silent_is_replaced() -> None:
@@ -112,6 +153,53 @@ def test_a_drip_is_overtaken(pieces: int) -> None:
     made = world(pieces, near=8, far=2000)
     assert made.run(60)
     assert made.received < 1.5 * pieces * PIECE + 4 * PIECE
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_where_everybody_drips_each_is_given_up_in_the_time_of_two_stalls(holders: int) -> None:
+    made = world(30, near=8, far=12) if holders == 2 else world(30, near=8)
+    assert not made.run(holders * schedules.STRIKES * (schedules.STALL_SECONDS + 2))
+
+
+@pytest.mark.parametrize("every", [1.0, 8.0])
+def test_what_comes_now_and_then_is_no_reason_to_go_on(every: float) -> None:
+    pieces = Pieces(30 * MIB, MIB)
+    schedule = Schedule(pieces, [NEAR], distance=lambda _: 0.01)
+    made = Bursts(schedule, pieces, {}, every=every, burst=int(every * schedules.STALL_RATE / 32))
+    assert not made.run(120)
+
+
+def test_a_byte_before_each_failure_is_no_reason_to_go_on() -> None:
+    made = world(30, near=8)
+    made.fails = lambda flow: Trouble.UNREACHABLE if flow.position > flow.start else None
+    assert not made.run(2 * schedules.PATIENCE_SECONDS)
+
+
+def test_a_drip_after_much_is_cut_as_soon_as_one_from_the_beginning() -> None:
+    made = world(900, near=4000)
+    for _ in range(20):
+        made.step()
+    assert not made.cut
+    made.rates[NEAR] = 8
+    began = made.now
+    while not made.cut:
+        made.step()
+    assert made.now - began <= schedules.STALL_SECONDS + 2 * STEP
+    assert not made.run(30)
+
+
+@pytest.mark.parametrize("turn", [0, LINK // 2, LINK])
+def test_our_own_queue_on_a_narrow_link_is_no_sign_of_anything(turn: int) -> None:
+    """A megabit a second for 16 flows: at once for all of them, or each in turn for so many bytes."""
+    pieces = Pieces(400 * MIB, 4 * MIB)
+    schedule = Schedule(pieces, [NEAR], distance=lambda _: 0.01)
+    made = Narrow(schedule, pieces, {}, turn=turn)
+    end = made.now + 300
+    while made.now < end:
+        made.step()
+    assert len(made.schedule.flows) >= schedules.MOST_FLOWS
+    assert not made.cut
+    assert made.received == pytest.approx(300 * LINK, rel=0.05)
 
 
 def test_one_drip_of_several_holders_does_not_slow_the_rest() -> None:
@@ -173,7 +261,7 @@ def test_who_answers_something_else_is_not_asked_again() -> None:
     made = world(20, near=1000, far=1000)
     made.fails = lambda flow: Trouble.WRONG if flow.holder == NEAR else None
     assert made.run()
-    assert sum(holder == NEAR for holder, _, _ in made.asked) <= schedules.FIRST_FLOWS
+    assert sum(holder == NEAR for holder, _, _ in made.asked) <= schedules.MOST_FLOWS
 
 
 def test_who_has_lied_is_not_asked_again_and_its_flows_are_cut() -> None:
@@ -232,16 +320,31 @@ def test_nobody_to_ask_is_hopeless_and_nothing_to_ask_for_is_not_asked() -> None
     assert Schedule(Pieces(0, 5), [NEAR], distance=lambda _: 1.0).next([], 0.0) is None
 
 
-def test_more_flows_are_tried_and_kept_only_if_they_bring_more() -> None:
-    wide = world(400, near=1000)  # each flow has its own thousand
-    assert wide.run()
-    assert wide.most == schedules.MOST_FLOWS
-    narrow = world(400, near=1000)
-    for _ in range(400):
-        flows = len(narrow.schedule.flows) or schedules.FIRST_FLOWS
-        narrow.rates[NEAR] = 4000 / flows  # all share four thousand
-        narrow.step()
-    assert len(narrow.schedule.flows) <= 2 * schedules.FIRST_FLOWS
+def test_there_are_as_many_flows_as_may_be_from_the_start() -> None:
+    made = world(400, near=1000)
+    made.step()
+    assert len(made.schedule.flows) == schedules.MOST_FLOWS
+
+
+@dataclass
+class Uneven(World):
+    """The flow that was begun first gives `lame` bytes a second."""
+
+    lame: int = 400
+
+    def due(self, flow: Flow) -> int:
+        is_first = flow.piece == 0 and flow.began == 100 + STEP
+        return int(self.lame * STEP) if is_first else super().due(flow)
+
+
+@pytest.mark.parametrize(("lame", "helped"), [(400, True), (700, False)])
+def test_a_lame_flow_is_helped_once_others_have_nothing_to_do(lame: int, helped: bool) -> None:
+    size = 3200
+    pieces = Pieces(20 * size, size)
+    made = Uneven(Schedule(pieces, [NEAR], distance=lambda _: 0.1), pieces, {NEAR: 1000}, lame=lame)
+    assert made.run()
+    assert [piece for _, piece, _ in made.asked].count(0) == 1 + helped
+    assert made.received < 20.5 * size
 
 
 def test_the_bound_on_flows_is_kept() -> None:

@@ -170,6 +170,23 @@ def look_around(person: Person) -> None:
     assert [(way["delay_ms"], way["cut"]) for way in person.status()["ways"]] == [(20, True), (5, False)]
 
 
+@needs_namespaces
+async def test_who_sees_that_it_is_ready_can_read_that_it_is(tmp_path: Path) -> None:
+    topology = tmp_path / "two.toml"
+    topology.write_text(TWO)
+    folder, recorded = LabFolder(tmp_path / "lab"), list[bool]()
+
+    def tell(line: str) -> None:
+        if line == "ready":
+            record = folder.record()
+            assert record is not None
+            recorded.append(record.ready)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    await serve(load(topology), folder, "namespaces", tell)
+    assert recorded == [False]
+
+
 async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos.regions, "READY_SECONDS", 0.2)
     folder, said = LabFolder(tmp_path / "lab"), list[str]()

@@ -88,21 +88,24 @@ def test_a_round_is_proved_by_a_majority_that_answered_it(rig: Rig) -> None:
     rig.cut = {("a", "b"), ("a", "c")}
     core.broadcast()
     begun = core.round
-    assert core.proved < begun
+    assert not core.is_proved(begun)
     core.receive("b", acknowledgement(core.term, 2, round=begun - 1))
-    assert core.proved == begun - 1
+    assert core.is_proved(begun - 1)
+    assert not core.is_proved(begun)
     core.receive("b", acknowledgement(core.term - 1, 2, round=begun))
-    assert core.proved == begun - 1, "of another term"
+    assert not core.is_proved(begun), "of another term"
     core.receive("b", acknowledgement(core.term, 2, round=begun + 99))
-    assert core.proved == begun
+    assert core.is_proved(begun)
+    assert not core.is_proved(begun + 1)
+    assert core.is_proved(begun + 1, "c"), "who has just said so"
 
 
 @pytest.mark.parametrize("following", [0, -1, 10**6, "2", None])
 def test_an_acknowledgement_of_what_is_not_there_is_dropped(rig: Rig, following: object) -> None:
     core = rig.members["a"].core
-    before = (core.proved, core.commit)
+    before = (core.is_proved(core.round), core.commit)
     core.receive("b", acknowledgement(core.term, 2, round=core.round) | {"next_node_idx": following})
-    assert (core.proved, core.commit) == before
+    assert (core.is_proved(core.round), core.commit) == before
 
 
 def test_what_got_lost_is_sent_again_once(rig: Rig) -> None:

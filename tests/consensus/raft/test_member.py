@@ -68,6 +68,31 @@ def test_a_read_index_covers_what_was_acknowledged_before(rig: Rig, name: str) -
     assert read >= index
 
 
+def test_who_asks_counts_among_those_who_confirm(rig: Rig) -> None:
+    drop(rig, "append_entries")
+    assert isinstance(settled(rig, rig.read_index("b"), seconds=0.1), int), "a question and its answer, and no round"
+    asked = rig.read_index("a")
+    assert not rig.run(0.3, lambda: bool(asked)), "who leads asks the others"
+
+
+def test_who_asks_from_another_term_confirms_nothing(rig: Rig) -> None:
+    held = hold(rig, "read_at", "append_entries")
+    rig.members["a"].receive("b", {"type": "read", "term": rig.members["a"].core.term + 1, "request": 5})
+    rig.run(0.2)
+    assert "read_at" not in {message["type"] for message in held}
+
+
+def test_of_five_the_one_who_asks_and_another_confirm(tmp_path: Path) -> None:
+    with rigged(tmp_path, "abcde") as rig:
+        rig.elect("a")
+        rig.run(0.5)
+        drop(rig, "append_entries")
+        asked = rig.read_index("b")
+        assert not rig.run(0.3, lambda: bool(asked)), "two of five"
+        rig.filter = lambda _, receiver, message: message["type"] != "append_entries" or receiver == "c"
+        assert isinstance(settled(rig, asked, seconds=0.3), int)
+
+
 def test_without_a_leader_nothing_is_taken(tmp_path: Path) -> None:
     with rigged(tmp_path) as rig:
         assert isinstance(rig.propose("a", b"x")[0], LogUnavailable)

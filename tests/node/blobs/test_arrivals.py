@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Iterator
@@ -174,6 +175,23 @@ async def test_what_was_left_is_taken_up(store: FilesystemStore, incarnation: st
     assert await held(store) == {DIGEST}
 
 
+async def test_what_came_without_parts_is_not_proven_once_they_are_known(store: FilesystemStore) -> None:
+    first = await area(store).take_up(DIGEST, len(CONTENT), parts_of_content())
+    await fill(first, 0)
+    await first.suspend()
+    second = await area(store).take_up(DIGEST, len(CONTENT))
+    assert second.arrival_id == first.arrival_id
+    await fill(second, 1, 2, content=CONTENT[::-1])
+    await second.suspend()
+    third = await area(store).take_up(DIGEST, len(CONTENT), parts_of_content())
+    assert third.arrival_id == first.arrival_id
+    assert [third.pieces.proven(piece) for piece in range(3)] == [PIECE, PIECE, 2 * PIECE]  # all of 0, and no more
+    assert third.pieces.reached(2) == 2 * PIECE
+    await fill(third, *range(11))
+    await third.commit(DIGEST)
+    await third.discard()
+
+
 async def test_one_that_is_held_is_left_alone(store: FilesystemStore) -> None:
     first = await area(store).take_up(DIGEST, len(CONTENT), parts_of_content())
     await fill(first, 0)
@@ -254,3 +272,23 @@ async def test_no_arrival_begins_for_which_there_is_no_room(store: FilesystemSto
     with pytest.raises(StoreFull):
         await area(store).take_up(DIGEST, 2 * free)
     assert not list((store.folder.parent / "arrivals").iterdir())
+
+
+async def test_what_arrivals_under_way_still_lack_counts_as_taken(store: FilesystemStore) -> None:
+    volume = os.statvfs(store.folder)
+    most, arrivals = int(volume.f_bavail * volume.f_frsize * 0.6), area(store)
+    names = [digest_of(b"%d" % number) for number in range(5)]
+    found = await asyncio.gather(*(arrivals.take_up(name, most) for name in names), return_exceptions=True)
+    assert sum(isinstance(each, StoreFull) for each in found) == 4
+    (first,) = [each for each in found if isinstance(each, FilesystemArrival)]
+    name = names[found.index(first)]
+    assert len(list((store.folder.parent / "arrivals").iterdir())) == 1
+    await first.write(0, b"some of it")
+    await first.suspend()
+    other = await arrivals.take_up(digest_of(b"other"), most)
+    with pytest.raises(StoreFull):  # what is left of it stays there
+        await arrivals.take_up(name, most)
+    await other.discard()
+    again = await arrivals.take_up(name, most)
+    assert again.arrival_id == first.arrival_id
+    await again.discard()

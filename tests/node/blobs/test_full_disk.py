@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from node.blobs.arrivals import FilesystemArrival, FilesystemArrivals
 from replication.stores import StoreFull, Upload
 from tests.node.blobs.file_stores import FileStores
 from tests.node.blobs.suite import MIB, Stores, digest_of, held, noise, pull, push
@@ -115,6 +116,32 @@ async def test_a_record_that_finds_no_room_costs_no_bytes(files: FileStores) -> 
         assert upload.offset == 2 * MIB
     ballast.unlink()
     await _finish(stores, upload.upload_id, content)
+
+
+async def fill_in(arrival: FilesystemArrival, content: bytes, upto: int | None = None) -> None:
+    for piece in range(arrival.pieces.count):
+        stop = min(arrival.pieces.stop(piece), upto or len(content))
+        while (reached := arrival.pieces.reached(piece)) < stop:
+            await arrival.write(piece, content[reached : min(reached + MIB, stop)])
+
+
+async def test_arrivals_that_began_find_the_room_that_they_need(files: FileStores) -> None:
+    store = files.store()
+    large, small, more = noise(10 * MIB), noise(5 * MIB, 1), noise(2 * MIB, 2)
+    arrival = await FilesystemArrivals.open(files.data / "arrivals", store, incarnation="1").take_up(
+        digest_of(large), len(large)
+    )
+    await fill_in(arrival, large, 8 * MIB)
+    await arrival.suspend()
+    arrivals = FilesystemArrivals.open(files.data / "arrivals", store, incarnation="1")  # as a process that died
+    both = [await arrivals.take_up(digest_of(content), len(content)) for content in (large, small)]
+    with pytest.raises(StoreFull):
+        await arrivals.take_up(digest_of(more), len(more))
+    for arrival, content in zip(both, (large, small), strict=True):
+        await fill_in(arrival, content)
+        await arrival.commit(digest_of(content))
+        await arrival.discard()
+    assert await held(store) == {digest_of(large), digest_of(small)}
 
 
 async def _finish(stores: Stores, upload_id: str, content: bytes) -> None:

@@ -221,7 +221,9 @@ async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @on_uvloop
-@pytest.mark.parametrize("lie", ["garbage", "endless", "drips", "refuses", "million", "cursor", "self"])
+@pytest.mark.parametrize(
+    "lie", ["garbage", "endless", "drips", "refuses", "million", "cursor", "self", "other", "nobody"]
+)
 async def test_an_inventory_that_is_none_is_dropped(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lie: str
 ) -> None:
@@ -242,6 +244,8 @@ async def test_an_inventory_that_is_none_is_dropped(
             "million": telling(msgspec.structs.replace(many, held=many.held * 1_000_000).encode()),
             "cursor": telling(page(ap, begin=7, end=7).encode()),
             "self": telling(page(ap, store_id=us.store).encode()),
+            "other": telling(page(ap, digest_of(b"lie"), store_id=eu.store).encode()),
+            "nobody": telling(page(ap, digest_of(b"lie"), store_id="9" * 32).encode()),
         }
         before, count = peak_memory(reset=True), 0
 
@@ -256,7 +260,8 @@ async def test_an_inventory_that_is_none_is_dropped(
         await asked.wait()
         assert peak_memory() - before < 32 * MIB
         assert ap.store in holders_of(inventory_of(us), Digest.parse(digest))  # as it was
-        if lie in {"garbage", "endless", "million", "cursor", "self"}:
+        assert holders_of(inventory_of(us), Digest.parse(digest_of(b"lie"))) == ()
+        if lie not in {"drips", "refuses"}:
             assert "inventory_refused" in caplog.text
         ap.tell = telling(page(ap, digest_of(b"new"), incarnation="2" * 32).encode())
         await heard(us, digest_of(b"new"), ap.store)

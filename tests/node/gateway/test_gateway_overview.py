@@ -14,11 +14,13 @@ import msgspec
 import pytest
 from starlette.applications import Starlette
 
-from consensus.names import Digest
+from consensus.names import Digest, StoreId
 from node.gateway.requests import Receive, Scope, Send
 from node.overview import overview as overviews
 from node.overview.routes import overview_routes
 from node.overview.shapes import MAX_BODY_BYTES, Holdings
+from node.replicator.rpc import ReplicatorClient
+from replication.reports import ReplicatorReport
 from tests.node.gateway.false_member import FalseMember, Giving, false_member
 from tests.node.gateway.regions import REPOSITORY, Cluster, Region, first_region, two_regions
 from tests.node.gateway.rig import INDEX, MANIFEST, digest_of, image, index
@@ -246,8 +248,39 @@ async def test_more_blobs_than_one_request_takes_are_asked_in_several(
         await push_image(eu, "v1", *layers)
         for layer in layers[:4]:
             await us.push(layer)
+        await us.learn(layers[4], StoreId("9" * 32))  # which nobody has
+        assert (await us.client.get(f"/v2/{REPOSITORY}/blobs/{digest_of(layers[4])}")).status_code == 503
+        said, reports = ReplicatorClient.report, 0
+
+        async def report(self: ReplicatorClient) -> ReplicatorReport | None:
+            nonlocal reports
+            reports += 1
+            return await said(self)
+
+        monkeypatch.setattr(ReplicatorClient, "report", report)
         members = (await client.get(f"{PATH}/images/{REPOSITORY}/manifests/v1")).json()["members"]
         assert [each["held_blobs"] for each in members] == [6, 4 + await us.holds(digest_of(EMPTY))]
+        assert reports == 2  # one of each member
+        reasons = {each["digest"]: each["reason"] for each in members[1]["missing"]}
+        assert "it could not be brought once" in reasons[digest_of(layers[4])]
+
+
+@on_uvloop
+async def test_what_cannot_be_brought_is_not_in_the_way_of_the_rest(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.overview.here.MAX_AHEAD", 4)
+    monkeypatch.setattr("replication.fetcher.HEARD_SECONDS", 0.05)
+    async with two_regions(cluster) as (eu, us):
+        lost = [await us.learn(b"lost %d" % number, StoreId("9" * 32)) for number in range(4)]
+        there = [await eu.push(b"there %d" % number) for number in range(8)]
+        for number in range(8):
+            await us.learn(b"there %d" % number, eu.store)
+        digests = [Digest.parse(digest) for digest in (*lost, *there)]
+        async with asyncio.timeout(30):
+            while len((await us.around.here.holdings(digests)).held) < 8:
+                assert (await us.around.here.demand(digests)).asked == 4
+                await asyncio.sleep(0.05)
 
 
 HOSTILE_PATHS = (

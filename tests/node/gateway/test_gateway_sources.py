@@ -241,11 +241,12 @@ async def test_a_small_blob_that_is_a_lie_is_asked_for_again_elsewhere_without_a
 
 
 @on_uvloop
-@pytest.mark.parametrize("fault", [stall, failing, longer], ids=lambda fault: fault.__name__)
-async def test_alone_a_holder_that_gives_nothing_means_503_that_says_what_is_missing(
+@pytest.mark.parametrize("fault", [stall, drip, failing, longer], ids=lambda fault: fault.__name__)
+async def test_alone_a_holder_that_gives_next_to_nothing_means_503_that_says_what_is_missing(
     cluster: Cluster, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(schedule, "STALL_SECONDS", 1.0)
     content = noise(1000, "alone")
 
     async def give(giving: Giving) -> None:

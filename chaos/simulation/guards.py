@@ -231,13 +231,6 @@ def _round_before(self: Member, done: Any, witness: str | None = None) -> None:
 _shipped_read = Member._read
 
 
-def _proved_by_one(self: Leading, round: int, witness: str | None = None) -> bool:
-    return witness is not None or _shipped_is_proved(self, round)
-
-
-_shipped_is_proved = Leading.is_proved
-
-
 def _nothing(*_: object) -> None:
     return None
 
@@ -274,7 +267,6 @@ GUARDS: dict[str, tuple[_Patch, ...]] = {
     "a leader with a full disk steps down": ((Member, "_run_full", _nothing),),
     "reads wait for an entry of the term": ((Leading, "may_read", property(_is_leader)),),
     "reads wait for a round": ((Leading, "is_proved", lambda *_: True),),
-    "who asks is one of a majority": ((Leading, "is_proved", _proved_by_one),),
     "the round begins after the read": ((Member, "_read", _round_before),),
     "an answer counts in its term": ((Member, "_conclude", _conclude_any_term),),
     "pysyncobj: votes go to logs that are up to date": (

@@ -21,7 +21,7 @@ from replication.pieces import Pieces
 
 MOST_FLOWS = 16  # fewer fill a long line later, and lose more of it with each packet that is lost
 URGENT_FLOWS = 4  # beyond the others, for what somebody waits for
-FLOWS_BEFORE_NEXT = 4  # at one holder, before the next nearest gets one
+FLOWS_BEFORE_NEXT = 8  # at one holder, before the next nearest gets one
 
 STRIKES = 2
 STRIKE_PARDON_BYTES = 64 * 1024  # so much brought since, and a failure is forgotten

@@ -1,11 +1,17 @@
-"""`MERIDIAN_REQUIRE_CLIENTS=1`, as CI sets it, turns every skip into a failure: there, nothing may be missing."""
+"""`MERIDIAN_REQUIRE_CLIENTS=1`, as CI sets it, turns every skip into a failure: there, nothing may be missing. No
+example of a property has a deadline: how fast something is, benchmarks say.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("meridian", deadline=None)
+hypothesis.settings.load_profile("meridian")
 
 STRICT = os.environ.get("MERIDIAN_REQUIRE_CLIENTS") == "1"
 

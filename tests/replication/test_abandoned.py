@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import pytest
 
+from consensus.names import Digest, StoreId
 from node.blobs.filesystem import FilesystemStore
 from replication import fetcher as fetchers
 from replication.sources import TransfersBusy
@@ -24,6 +28,21 @@ from tests.replication.test_fetcher import (
 )
 
 __all__ = ["small_parts", "store"]
+
+
+@dataclass
+class Slow(Gate):
+    """Its requests do not end before `closed` is set."""
+
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[Gate.Part]:
+        async with super().blob(store, digest, start, stop) as part:
+            try:
+                yield part
+            finally:
+                await self.closed.wait()
 
 
 async def test_what_nobody_waits_for_any_more_is_in_nobodys_way(
@@ -56,7 +75,7 @@ async def test_what_was_suspended_goes_on_where_it_was_even_at_once(
 ) -> None:
     monkeypatch.setattr(fetchers, "MAX_TRANSFERS", 1)
     monkeypatch.setattr(fetchers, "AHEAD_TRANSFERS", 1)
-    gate = Gate(stops={STORE: 1000})
+    gate = Slow(stops={STORE: 1000})
     gate.open.set()
     async with fetching(store, gate) as (fetcher, _):
         ahead, wanted, other = (gate.add(noise(4 * PIECE + number)) for number in range(3))
@@ -68,6 +87,7 @@ async def test_what_was_suspended_goes_on_where_it_was_even_at_once(
         fetcher.follow(other, 0, 1).leave()
         assert wanted.digest not in fetcher._transfers
         gate.stops.clear()
+        asyncio.get_running_loop().call_later(0.3, gate.closed.set)
         second = fetcher.follow(wanted, 0, wanted.size_bytes)  # while the first still lets go
         async for _ in second.updates():
             pass

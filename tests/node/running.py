@@ -84,8 +84,8 @@ class RunningNode:
         return path.read_bytes() if path.exists() else b""
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The lines of that event since the last start."""
-        lines = self.log_bytes()[self._log_start :].splitlines()
+        """The lines of that event since the last start; one that is just being written does not count yet."""
+        lines = self.log_bytes()[self._log_start :].rpartition(b"\n")[0].splitlines()
         return [line for line in (json.loads(line) for line in lines if line.startswith(b"{")) if line["event"] == name]
 
     def wait_for(self, event: str, count: int = 1) -> dict[str, Any]:

@@ -111,8 +111,8 @@ class Volume:
 
     @contextmanager
     def limited(self) -> Iterator[None]:
-        """Files cannot grow beyond some size, as the disk is full."""
-        little = self._largest() + self._chance.randint(0, 600)
+        """Files cannot grow beyond some size, as the disk is full: the log not by more than a few entries."""
+        little = self._written_to() + self._chance.randint(0, 300)
         room = self._chance.choice((0, 60, little, little, little))
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, _NO_LIMIT[1]))
         try:
@@ -138,8 +138,10 @@ class Volume:
             if not self.fuse:
                 raise Ended(power_lost=not self.fuse_kills)
 
-    def _largest(self) -> int:
-        return max(file.stat().st_size for file in self.root.rglob("*"))
+    def _written_to(self) -> int:
+        """How large the log's newest segment is."""
+        newest = max(self.root.rglob("*.log"), key=lambda file: file.name, default=None)
+        return newest.stat().st_size if newest else 0
 
     def _pin(self, descriptor: int) -> int:
         inode = os.fstat(descriptor).st_ino

@@ -20,7 +20,7 @@ from consensus.names import StoreId
 from replication.pieces import Pieces
 
 MOST_FLOWS = 16  # fewer fill a long line later, and lose more of it with each packet that is lost
-URGENT_FLOWS = 4  # beyond the others, for what somebody waits for
+URGENT_FLOWS = 4  # beyond the others, for what somebody waits for; and pieces that are asked for twice at a time
 FLOWS_BEFORE_NEXT = 8  # at one holder, before the next nearest gets one
 
 STRIKES = 2
@@ -93,7 +93,8 @@ class Flow:
     began: float
     heard: float
     patience_until: float
-    window: Window
+    ahead_bytes: int  # that others were still to bring when it began: its first byte may have to wait for all of them
+    window: Window | None = None  # from the first byte on: what waits behind other flows is not slow
     void: bool = False  # what it brings does not count any more
 
     def brought(self, count: int, now: float) -> None:
@@ -103,7 +104,15 @@ class Flow:
         self.patience_until = most if first else min(self.patience_until + count / STALL_RATE, most)
         self.position += count
         self.heard = now
+        self.window = self.window or Window(WINDOW_SECONDS, now)
         self.window.add(count, now)
+
+    def rate(self, now: float) -> float | None:
+        """Bytes per second over the last window; None before there was one."""
+        if self.window is None:
+            return None
+        self.window.look(now)
+        return self.window.rate
 
 
 @dataclass(slots=True)
@@ -221,14 +230,12 @@ class Schedule:
 
     def overdue(self, now: float) -> list[Flow]:
         """Flows to be cut: those that are void, that bring next to nothing, or whose piece others have made whole."""
-        for flow in self.flows:
-            flow.window.look(now)
         return [flow for flow in self.flows if flow.void or self._is_overtaken(flow) or self.is_stalled(flow, now)]
 
     def is_stalled(self, flow: Flow, now: float) -> bool:
         """Whether so little has come for so long that it has to be given up."""
         late = now - flow.patience_until
-        return late > 0 and late > self._backlog_seconds(now)
+        return late > 0 and late > self._backlog_seconds(flow, now)
 
     def hopeless(self, now: float) -> bool:
         """Whether nothing is under way and nobody is left who could be asked."""
@@ -252,7 +259,14 @@ class Schedule:
             return None
         position = self._pieces.reached(piece)
         flow = Flow(
-            piece, standing.holder, position, position, now, now, now + ANSWER_SECONDS, Window(WINDOW_SECONDS, now)
+            piece,
+            standing.holder,
+            position,
+            position,
+            now,
+            now,
+            now + ANSWER_SECONDS,
+            ahead_bytes=self._missing_bytes(),
         )
         standing.flows += 1
         self.flows.add(flow)
@@ -284,11 +298,13 @@ class Schedule:
         return self._patience_until is not None and now <= self._patience_until
 
     def _second(self, now: float) -> Flow | None:
-        """Another flow for a piece whose only one is too slow, the earliest first. Where one holder is to give all of
-        it, that one has to be given up first."""
+        """Another flow for a piece whose only one is too slow, the earliest first, and for a few at a time: for one,
+        before anything has come at all. Where one holder is to give all of it, that one has to be given up first."""
         if not self._spread:
             return None
         pieces = [flow.piece for flow in self.flows]
+        if len(pieces) - len({*pieces}) >= (URGENT_FLOWS if self._window else 1):
+            return None
         for flow in sorted(self.flows, key=lambda flow: flow.piece):
             if pieces.count(flow.piece) > 1 or self._pieces.is_whole(flow.piece):
                 continue
@@ -302,28 +318,31 @@ class Schedule:
     def _is_tardy(self, flow: Flow, now: float) -> bool:
         if self._is_silent(flow, now):
             return True
-        rates = [other.window.rate for other in self.flows if other.window.rate is not None]
-        return flow.window.rate is not None and flow.window.rate < TARDY_SHARE * sum(rates) / len(rates)
+        rate, rates = flow.rate(now), [each for other in self.flows if (each := other.rate(now)) is not None]
+        return rate is not None and rate < TARDY_SHARE * sum(rates) / len(rates)
 
     def _is_silent(self, flow: Flow, now: float) -> bool:
         distance = min(self._distance(flow.holder), SILENCE_SECONDS)
-        return now - flow.heard > max(SILENCE_SECONDS, 4 * distance) + self._backlog_seconds(now)
+        return now - flow.heard > max(SILENCE_SECONDS, 4 * distance) + self._backlog_seconds(flow, now)
 
     def _could_be_elsewhere(self, flow: Flow, now: float) -> bool:
         return self._pick(now, flow.holder) not in (None, self._standings[flow.holder])
 
-    def _backlog_seconds(self, now: float) -> float:
+    def _missing_bytes(self) -> int:
+        return sum(self._pieces.stop(flow.piece) - flow.position for flow in self.flows)
+
+    def _backlog_seconds(self, flow: Flow, now: float) -> float:
         """A flow may have to wait on its way for all that was asked for before: twice that is no sign of anything. But
         where next to nothing comes at all, there is nothing that it could be waiting for."""
         rate = self._window.lately(now) if self._window else 0.0
         if rate < STALL_RATE or not self._is_patient(now):
             return 0.0
-        backlog = sum(self._pieces.stop(flow.piece) - flow.position for flow in self.flows)
+        backlog = max(self._missing_bytes(), flow.ahead_bytes if flow.position == flow.start else 0)
         return min(2 * backlog / rate, MOST_BACKLOG_SECONDS)
 
     def _is_late(self, flow: Flow, now: float) -> bool:
         """Of one of the last flows: whether another, or one to another holder, might be much quicker."""
-        rate, rest = flow.window.rate, self._pieces.stop(flow.piece) - flow.position
+        rate, rest = flow.rate(now), self._pieces.stop(flow.piece) - flow.position
         if rate is None:
             return False
         if rest > rate * TARDY_SECONDS and self._could_be_elsewhere(flow, now):

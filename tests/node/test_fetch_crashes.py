@@ -59,7 +59,7 @@ def test_a_client_does_not_notice_that_the_replicator_was_killed(far: Far) -> No
     received += b"".join(chunks)
     assert received == content
     eventually(lambda: far.fetched_bytes() > 0)
-    assert far.fetched_bytes() < SIZE - before + 4 * MIB  # not again: a piece at most, asked for twice
+    assert far.fetched_bytes() <= SIZE - before  # what had come was not fetched again
     eventually(lambda: not far.arrivals())
 
 
@@ -101,8 +101,7 @@ def test_a_node_that_was_killed_goes_on_with_what_had_come(far: Far) -> None:
     far.us.start()
     far.ready()
     assert b"".join(pull(far.us, digest)) == content
-    # What has not come may be asked for twice where it is slow, such as the 77 bytes; no piece that had come is.
-    assert far.fetched_bytes() < SIZE - len(received) + 4 * MIB
+    assert far.fetched_bytes() <= SIZE - len(received)
     eventually(lambda: not far.arrivals())
 
 

@@ -12,7 +12,7 @@ from consensus.names import StoreId
 from replication import schedule as schedules
 from replication.pieces import Pieces
 from replication.schedule import Flow, Schedule, Trouble
-from tests.replication.worlds import FAR, LINK, MIB, NEAR, PIECE, STEP, Bursts, Narrow, Uneven, World, world
+from tests.replication.worlds import FAR, LINK, MIB, NEAR, PIECE, STEP, Behind, Bursts, Narrow, Uneven, World, world
 
 
 def test_all_comes_once_and_the_nearest_is_asked_first() -> None:
@@ -94,6 +94,24 @@ def test_our_own_queue_on_a_narrow_link_is_no_sign_of_anything(turn: int) -> Non
     assert len(made.schedule.flows) >= schedules.MOST_FLOWS
     assert not made.cut
     assert made.received == pytest.approx(300 * LINK, rel=0.05)
+
+
+def test_what_waits_behind_long_pieces_is_asked_for_once() -> None:
+    pieces = Pieces(6 * MIB + 77, MIB)
+    made = Behind(Schedule(pieces, [NEAR], distance=lambda _: 0.01), pieces, {NEAR: 100_000})
+    assert made.run()
+    assert [piece for _, piece, _ in made.asked] == [*range(7)]
+    assert made.received == 6 * MIB + 77
+
+
+def test_while_nothing_comes_at_all_one_piece_is_asked_for_twice_and_no_more() -> None:
+    made = world(7, near=0)
+    for _ in range(16):
+        made.step()
+    assert [piece for _, piece, _ in made.asked] == [*range(7), 0]
+    made.rates[NEAR] = 500
+    assert made.run()
+    assert made.received <= 8 * PIECE
 
 
 def test_one_drip_of_several_holders_does_not_slow_the_rest() -> None:

@@ -108,6 +108,15 @@ class Narrow(World):
 
 
 @dataclass
+class Behind(World):
+    """What is asked for last comes behind all that was asked for before."""
+
+    def due(self, flow: Flow) -> int:
+        waits = flow.piece == self.pieces.count - 1 and len(self.schedule.flows) > 1
+        return 0 if waits else super().due(flow)
+
+
+@dataclass
 class Uneven(World):
     """The flow that was begun first gives `lame` bytes a second."""
 

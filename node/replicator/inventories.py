@@ -59,6 +59,7 @@ async def exchanging(launch: Launch, blobs: FilesystemStore, members: Members) -
     """Tells the others of copies here, and hears of theirs, while the block runs."""
     exchange = Exchange(launch, blobs, members)
     running = asyncio.create_task(exchange.run())
+    running.add_done_callback(_report)
     try:
         yield exchange
     finally:
@@ -274,6 +275,6 @@ class Inventories:
             self._worker.submit(job).add_done_callback(_report)
 
 
-def _report(written: Future[None]) -> None:
-    if error := written.exception():
-        log.warning("inventory_failed", extra={"reason": str(error)})
+def _report(done: Future[None] | asyncio.Task[None]) -> None:
+    if not done.cancelled() and (error := done.exception()):
+        log.warning("inventory_failed", extra={"reason": str(error)}, exc_info=error)

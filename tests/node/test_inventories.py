@@ -136,6 +136,21 @@ async def test_an_inventory_that_cannot_be_opened_is_opened_later(
         assert [each.message for each in caplog.records] == ["inventory_failed"]
 
 
+async def test_an_exchange_that_breaks_off_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def walk(self: Inventories, state: Path) -> None:
+        raise RuntimeError("nobody expects this")
+
+    monkeypatch.setattr(Inventories, "walk", walk)
+    async with looking(tmp_path / "node") as (_, blobs, _), nobody_else() as peers:
+        async with exchanging(launch_in(tmp_path / "node"), blobs, peers), asyncio.timeout(20):
+            while not caplog.records:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [each.message for each in caplog.records] == ["inventory_failed"]
+        assert "nobody expects this" in caplog.text
+
+
 @asynccontextmanager
 async def nobody_else() -> AsyncIterator[Peers]:
     peers = Peers({}, "c" * 32, ssl.create_default_context())

@@ -13,6 +13,7 @@ import pytest
 from consensus.names import Digest, StoreId
 from node.blobs.filesystem import FilesystemStore
 from replication import fetcher as fetchers
+from replication.peers import BlobStream
 from replication.sources import TransfersBusy
 from tests.replication.test_fetcher import (
     PIECE,
@@ -37,7 +38,7 @@ class Slow(Gate):
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
-    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[Gate.Part]:
+    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[BlobStream]:
         async with super().blob(store, digest, start, stop) as part:
             try:
                 yield part

@@ -21,6 +21,7 @@ from replication import fetcher as fetchers
 from replication import schedule
 from replication.directory import BlobNotHeld, PeerUnreachable
 from replication.fetcher import Fetcher, TransferRecord
+from replication.peers import BlobStream
 from replication.sources import BlobNowhere, HoldersUnreachable, TransferFalse, TransfersBusy, Wanted
 from replication.transfer import Transfer
 
@@ -50,7 +51,7 @@ class Gate:
         return Wanted(digest, len(content), holders or (STORE,), running.digests(len(content)))
 
     @asynccontextmanager
-    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[Gate.Part]:
+    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[BlobStream]:
         self.asked.append((store, digest))
         await self.open.wait()
         if store in self.gone:
@@ -59,15 +60,10 @@ class Gate:
             raise BlobNotHeld(store)
         content = self.contents[digest]
         given = content[: self.lies_from].ljust(len(content), b"\0") if store in self.lies else content
-        yield Gate.Part(len(content), _once(given[start:stop], self.stops.get(store)))
+        yield BlobStream(len(content), _once(given[start:stop], self.stops.get(store)))
 
     def distance(self, store: StoreId) -> float:
         return int(store[:1]) / 100
-
-    @dataclass(frozen=True)
-    class Part:
-        size_bytes: int
-        chunks: AsyncIterator[bytes]
 
 
 async def _once(content: bytes, stop: int | None) -> AsyncIterator[bytes]:

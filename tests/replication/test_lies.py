@@ -20,6 +20,7 @@ from node.blobs.filesystem import FilesystemStore
 from replication import schedule
 from replication.directory import PeerUnreachable
 from replication.fetcher import Fetcher
+from replication.peers import BlobStream
 from replication.sources import TransferError, Wanted
 
 KIB = 1024
@@ -47,16 +48,11 @@ class Crowd:
     honest: set[StoreId]
     asked: list[StoreId] = field(default_factory=list)
 
-    @dataclass(frozen=True)
-    class Part:
-        size_bytes: int
-        chunks: AsyncIterator[bytes]
-
     @asynccontextmanager
-    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[Crowd.Part]:
+    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[BlobStream]:
         self.asked.append(store)
         await asyncio.sleep(self.chance.uniform(0, 0.004))
-        yield Crowd.Part(len(self.content), self._give(store, start, stop))
+        yield BlobStream(len(self.content), self._give(store, start, stop))
 
     def distance(self, store: StoreId) -> float:
         return int(store[0]) / 1000

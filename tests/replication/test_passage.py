@@ -16,6 +16,7 @@ from consensus.parts import PartsHash
 from replication import passage
 from replication.fetcher import TransferRecord
 from replication.passage import Passages
+from replication.peers import BlobStream
 from replication.sources import HoldersUnreachable, Wanted
 
 PIECE = 64 * 1024
@@ -41,18 +42,13 @@ class Holders:
     asked: list[StoreId] = field(default_factory=list)
     let_go: list[StoreId] = field(default_factory=list)
 
-    @dataclass(frozen=True)
-    class Part:
-        size_bytes: int
-        chunks: AsyncIterator[bytes]
-
     @asynccontextmanager
-    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[Holders.Part]:
+    async def blob(self, store: StoreId, digest: Digest, start: int, stop: int) -> AsyncIterator[BlobStream]:
         self.asked.append(store)
         try:
             if store in self.headless:
                 await asyncio.Event().wait()
-            yield Holders.Part(len(CONTENT), self._give(store, start, stop))
+            yield BlobStream(len(CONTENT), self._give(store, start, stop))
         finally:
             self.let_go.append(store)
 

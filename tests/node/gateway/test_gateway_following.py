@@ -155,3 +155,25 @@ async def test_of_an_arrival_that_has_ended_meanwhile_nothing_is_read(
         setting.becomes_blob(whole)
         setting.says(("whole", whole))
         assert await reading == setting.content
+
+
+async def test_an_arrival_that_was_the_blob_before_it_could_be_opened_is_read_as_that(
+    blobs: Path, tmp_path: Path
+) -> None:
+    async with following(blobs, tmp_path, "soon") as (setting, follower):
+        arrival = setting.arrives(setting.content)
+        setting.becomes_blob(arrival)
+        setting.says(("arrival", arrival, 0))
+        await at(follower, arrival)
+        setting.says(("whole", arrival))
+        assert await follower.read(0, SIZE) == setting.content
+
+
+async def test_who_has_read_nothing_yet_reads_the_blob_however_it_came(blobs: Path, tmp_path: Path) -> None:
+    async with following(blobs, tmp_path, "however") as (setting, follower):
+        wrong, other = setting.arrives(noise(SIZE, "wrong")), setting.arrives(setting.content)
+        setting.says(("arrival", wrong, 0))
+        await at(follower, wrong)
+        setting.becomes_blob(other)
+        setting.says(("whole", ""))
+        assert await follower.read(0, SIZE) == setting.content
